@@ -1,0 +1,208 @@
+/* ops.h - every op of the engine: the contract of all backends.
+ *
+ * Conventions
+ *  - Activations are float32, row-major, outermost dimension first; shapes stand behind each pointer.
+ *  - Weights are `struct mat`, stored as the checkpoint has them and widened in registers.
+ *  - Pointers are memory of the exec's device. Everything that changes between tokens (ids,
+ *    positions, ranges, block tables) is read from there; host integers are shapes only.
+ *  - Argument order: exec, outputs, inputs, sizes, scalars. An output may alias an input only where
+ *    the comment says so.
+ *  - Ops return void. Shapes that do not fit are the programmer's fault (MLL_ASSERT, in ops.c, once
+ *    for all backends). An index out of range is data: the lowest {op, position, index, bound} goes
+ *    to exec->fault, the row it names becomes zeros, the op goes on.
+ *  - Results are deterministic: the same bits for any thread count and, on the CPU, for the C, AVX2
+ *    and AVX-512 forms; a row's bits depend neither on how many rows stand beside it nor on which.
+ *
+ * Order of sums on the CPU, part of the contract
+ *  - dot(a, b, n): 16 float32 lanes, element k goes to lane k mod 16 by one fused multiply-add, in
+ *    ascending k; then a tree adds the lanes: 8 apart, 4, 2, 1 (lane i += lane i + 8, ...).
+ *    Sums and sums of squares follow the same lanes and tree.
+ *  - attention: a score is one fused multiply-add after another over head_dim, times scale; keys go
+ *    in chunks of MLL_ATTN_CHUNK at absolute key positions with a running maximum (online softmax);
+ *    within a chunk the sum of exp and each output element are added in ascending key order. A chunk
+ *    is always processed whole; a masked key counts exp = 0.
+ *  - expf, erff, tanhf inside ops are the functions of kernels/math.h, bit-equal in all forms. */
+#ifndef MLL_OPS_H
+#define MLL_OPS_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct mll_exec; /* opaque to stages: device, stream or threads, scratch, fault record */
+
+/* A weight as stored. absmax is NULL but for quantised dtypes. A vector has rows 1. data may have
+ * any alignment. */
+struct mat {
+    const void *data;
+    const float *absmax;
+    enum mll_dtype dtype;
+    int rows, cols; /* (out features, in features) */
+};
+
+enum mll_op {
+    OP_NONE = 0,
+    OP_GATHER_ROWS,
+    OP_KV_APPEND,
+    OP_ATTN,
+    OP_ADD_TILE_EMBEDDING,
+    OP_ADD_POSITION_EMBEDDING,
+    OP_TAKE_ROWS,
+    OP_ARGMAX,
+};
+
+/* The first index fault of a step; op OP_NONE means none. position: element of the index array. */
+struct mll_fault {
+    enum mll_op op;
+    int64_t position, index, bound;
+};
+
+const char *op_name(enum mll_op op);
+
+/* ---- exec ------------------------------------------------------------------------------------ */
+
+enum mll_isa { MLL_ISA_AUTO = 0, MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512 };
+
+/* A CPU exec. threads 0: the cores this process may use. isa other than AUTO forces one form (for
+ * tests and benchmarks); it must be supported by this CPU (exec_isa_supported). bf16: matmuls with
+ * 16-bit weights round activations to bf16 and use the BF16 dot instruction; MLL_ERR_DEVICE where
+ * the CPU has none. scratch_bytes: one arena, allocated here, the only memory the ops use. */
+enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
+                              size_t scratch_bytes, struct mll_error *err);
+void exec_close(struct mll_exec *ex); /* NULL allowed */
+bool exec_isa_supported(enum mll_isa isa);
+int exec_threads(const struct mll_exec *ex);
+const char *exec_describe(const struct mll_exec *ex); /* "cpu avx512, 2 threads"; borrowed */
+
+/* Bump allocation from the arena, 64-byte aligned; running out is the programmer's fault, since the
+ * stages state their need beforehand. exec_mark / exec_release give a stack discipline. */
+void *exec_alloc(struct mll_exec *ex, size_t bytes);
+size_t exec_mark(const struct mll_exec *ex);
+void exec_release(struct mll_exec *ex, size_t mark);
+size_t exec_peak(const struct mll_exec *ex);
+
+/* Returns the fault of the ops since the last call and clears it; also waits for the device. */
+struct mll_fault exec_take_fault(struct mll_exec *ex);
+/* Host <-> device copies, in order with the ops (memcpy on the CPU). */
+void exec_upload(struct mll_exec *ex, void *device, const void *host, size_t bytes);
+void exec_download(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+
+/* ---- rows and elementwise -------------------------------------------------------------------- */
+
+/* y[r] = table[ids[r]].  y (n, table.cols), ids (n), bound table.rows.   HF: nn.Embedding */
+void op_gather_rows(struct mll_exec *ex, float *y, const struct mat *table, const int32_t *ids,
+                    int n);
+/* y[r] = x[ids[r]], both float32.  y (n, dim), x (n_x, dim), bound n_x. */
+void op_take_rows(struct mll_exec *ex, float *y, const float *x, const int32_t *ids, int n, int n_x,
+                  int dim);
+/* y[r][i] = w[i] * (x[r][i] * (1 / sqrt(mean_i(x[r][i]^2) + eps))).  x, y (rows, dim); y may be x.
+ * HF: MllamaTextRMSNorm */
+void op_rmsnorm(struct mll_exec *ex, float *y, const float *x, const struct mat *w, int rows,
+                int dim, float eps);
+/* y = (x - mean) / sqrt(var + eps) * w + b, var the mean square of x - mean.  y may be x.
+ * HF: nn.LayerNorm */
+void op_layernorm(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                  const struct mat *b, int rows, int dim, float eps);
+/* y[i] = x[i] + z[i].  y may be x. */
+void op_add(struct mll_exec *ex, float *y, const float *x, const float *z, size_t n);
+/* y[r][i] += s * row_scale[r] * x[r][i], s = tanh(gate[0]) or 1 where gate is NULL; row_scale (rows)
+ * or NULL for 1.  HF: cross_attn_attn_gate, gate_attn and their likes */
+void op_add_gated(struct mll_exec *ex, float *y, const float *x, const struct mat *gate,
+                  const float *row_scale, int rows, int dim);
+/* y[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)).  y may be gate or up. */
+void op_silu_mul(struct mll_exec *ex, float *y, const float *gate, const float *up, size_t n);
+/* y = 0.5 x (1 + erf(x / sqrt 2)).  y may be x. */
+void op_gelu(struct mll_exec *ex, float *y, const float *x, size_t n);
+
+/* ---- matmul ---------------------------------------------------------------------------------- */
+
+/* y[r][o] = dot(x[r], w[o]) + bias[o].  y (n, w.rows), x (n, w.cols); bias NULL for none.
+ * F32, F16 and BF16 weights.   HF: nn.Linear */
+void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+               const struct mat *bias, int n);
+
+/* ---- attention ------------------------------------------------------------------------------- */
+
+/* KV memory is paged: a block holds MLL_KV_BLOCK positions of all heads of one layer. Keys lie with
+ * 16 positions side by side, so that a score loop reads whole vectors:
+ *   k (n_blocks, n_kv_heads, head_dim, MLL_KV_BLOCK)
+ *   v (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim)                       float32 on the CPU
+ * Blocks are zeroed before their first use. The same pool form serves self and cross attention. */
+#define MLL_KV_BLOCK   16
+#define MLL_ATTN_CHUNK 64
+
+struct kv_pool {
+    void *k, *v;
+    enum mll_dtype dtype;
+    int n_blocks, n_kv_heads, head_dim;
+};
+
+/* Which blocks the sequences of a batch own: position p of sequence s lies in block
+ * blocks[s * max_blocks + p / MLL_KV_BLOCK]. */
+struct kv_table {
+    const int32_t *blocks; /* (n_seqs, max_blocks) */
+    int n_seqs, max_blocks;
+};
+
+/* Rotates x in place: pair (i, i + head_dim / 2) by the angle pos[r] * inv_freq[i] (float32 product,
+ * then cos and sin).  x (n, heads, head_dim), inv_freq (head_dim / 2).   HF: apply_rotary_pos_emb */
+void op_rope(struct mll_exec *ex, float *x, const int32_t *pos, const float *inv_freq, int n,
+             int heads, int head_dim);
+/* Stores row r of k and v (n, n_kv_heads, head_dim) at position pos[r] of sequence seq[r]. Index
+ * faults: seq against n_seqs, pos against max_blocks * MLL_KV_BLOCK, block against n_blocks. */
+void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, const float *v,
+                  const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n);
+/* Grouped-query attention of row r over the keys [begin[r], end[r]) of sequence seq[r]; query head h
+ * uses KV head h / (heads / n_kv_heads). An empty range gives zeros. Causal self attention: begin 0,
+ * end pos + 1. Cross attention: the range of vision rows that the token sees.
+ * y, q (n, heads, head_dim).   HF: eager_attention_forward with repeat_kv */
+void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
+             const struct kv_table *table, const int32_t *seq, const int32_t *begin,
+             const int32_t *end, int n, int heads, float scale);
+/* Attention of all rows over all rows of one image. A pair is blocked if pad[] is set for both; a
+ * row all of whose keys are blocked attends to all of them alike.  y, q, k, v (rows, heads,
+ * head_dim), pad (rows).   HF: MllamaVisionAttention + _prepare_aspect_ratio_attention_mask */
+void op_attn_vision(struct mll_exec *ex, float *y, const float *q, const float *k, const float *v,
+                    const uint8_t *pad, int rows, int heads, int head_dim, float scale);
+/* Scratch that op_attn_vision and op_attn take from the arena at these sizes, in bytes. */
+size_t op_attn_vision_scratch(const struct mll_exec *ex, int rows, int heads, int head_dim);
+size_t op_attn_scratch(const struct mll_exec *ex, int n, int heads, int head_dim);
+size_t op_matmul_scratch(const struct mll_exec *ex, int n, int cols);
+
+/* ---- vision ---------------------------------------------------------------------------------- */
+
+/* Cuts tiles into patches: y[t][r * g + c] = the (3, p, p) window at (r p, c p) of tile t, g = size
+ * / p (left-over pixels are ignored).  y (tiles, g * g, 3 p p), x (tiles, 3, size, size). */
+void op_patchify(struct mll_exec *ex, float *y, const float *x, int tiles, int size, int patch);
+/* x[t][r][i] += tanh(gate) * table[id[0]][t][i].  x (tiles, rows, dim), table (n_ids, tiles_max *
+ * dim), id (1).   HF: MllamaPrecomputedAspectRatioEmbedding */
+void op_add_tile_embedding(struct mll_exec *ex, float *x, const struct mat *table,
+                           const struct mat *gate, const int32_t *id, int tiles, int rows, int dim);
+/* x[t][r][i] += (1 - tanh gate) * position[r][i] + tanh(gate) * tile_position[id[0]][t][r][i].
+ * position (rows, dim), tile_position (n_ids, tiles_max * rows * dim).
+ * HF: MllamaPrecomputedPositionEmbedding */
+void op_add_position_embedding(struct mll_exec *ex, float *x, const struct mat *position,
+                               const struct mat *tile_position, const struct mat *gate,
+                               const int32_t *id, int tiles, int rows, int dim);
+/* Puts a class token in front of every tile and zero rows behind it:
+ * y[t] = [cls, x[t][0..patches), 0 ...].  y (tiles, rows, dim), x (tiles, patches, dim). */
+void op_class_and_pad(struct mll_exec *ex, float *y, const float *x, const struct mat *cls,
+                      int tiles, int patches, int rows, int dim);
+/* Drops the pad rows and joins final and kept states:
+ * y[t][r] = [last[t][r][0..dim), kept_0[0], kept_1[0], ..., kept_0[1], ...], interleaved.
+ * y (tiles, patches + 1, dim * (1 + n_kept)); last, kept[l] (tiles, rows, dim). */
+void op_join_states(struct mll_exec *ex, float *y, const float *last, const float *const *kept,
+                    int n_kept, int tiles, int patches, int rows, int dim);
+
+/* ---- logits ---------------------------------------------------------------------------------- */
+
+/* id[r] = the lowest index of the largest x[r][i]; finite[r] = 0 where a value is NaN or +Inf.
+ * x (n, dim), id (n), finite (n). */
+void op_argmax(struct mll_exec *ex, int32_t *id, uint8_t *finite, const float *x, int n, int dim);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
