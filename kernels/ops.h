@@ -21,7 +21,7 @@
  *    in chunks of MLL_ATTN_CHUNK at absolute key positions with a running maximum (online softmax);
  *    within a chunk the sum of exp and each output element are added in ascending key order. A chunk
  *    is always processed whole; a masked key counts exp = 0.
- *  - expf, erff, tanhf inside ops are the functions of kernels/math.h, bit-equal in all forms. */
+ *  - expf, erff, tanhf inside ops are the functions of kernels/fmath.h, bit-equal in all forms. */
 #ifndef MLL_OPS_H
 #define MLL_OPS_H
 
