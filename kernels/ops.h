@@ -1,7 +1,7 @@
 /* ops.h - every op of the engine: the contract of all backends.
  *
  * Conventions
- *  - Activations are float32, row-major, outermost dimension first; shapes stand behind each pointer.
+ *  - Activations are float32, row-major, outermost dimension first; shapes stand behind pointers.
  *  - Weights are `struct mat`, stored as the checkpoint has them and widened in registers.
  *  - Pointers are memory of the exec's device. Everything that changes between tokens (ids,
  *    positions, ranges, block tables) is read from there; host integers are shapes only.
@@ -19,8 +19,8 @@
  *    Sums and sums of squares follow the same lanes and tree.
  *  - attention: a score is one fused multiply-add after another over head_dim, times scale; keys go
  *    in chunks of MLL_ATTN_CHUNK at absolute key positions with a running maximum (online softmax);
- *    within a chunk the sum of exp and each output element are added in ascending key order. A chunk
- *    is always processed whole; a masked key counts exp = 0.
+ *    within a chunk the sum of exp and each output element are added in ascending key order. A
+ *    chunk is always processed whole; a masked key counts exp = 0.
  *  - expf, erff, tanhf inside ops are the functions of kernels/fmath.h, bit-equal in all forms. */
 #ifndef MLL_OPS_H
 #define MLL_OPS_H
@@ -66,9 +66,9 @@ const char *op_name(enum mll_op op);
 enum mll_isa { MLL_ISA_AUTO = 0, MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512 };
 
 /* A CPU exec. threads 0: the cores this process may use. isa other than AUTO forces one form (for
- * tests and benchmarks); it must be supported by this CPU (exec_isa_supported). bf16: matmuls with
- * 16-bit weights round activations to bf16 and use the BF16 dot instruction; MLL_ERR_DEVICE where
- * the CPU has none. scratch_bytes: one arena, allocated here, the only memory the ops use. */
+ * tests and benchmarks). bf16: matmuls with 16-bit weights round activations to bf16 and use the
+ * BF16 dot instruction. MLL_ERR_DEVICE where this CPU lacks either (exec_isa_supported).
+ * scratch_bytes: one arena, allocated here, the only memory the ops use. */
 enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
                               size_t scratch_bytes, struct mll_error *err);
 void exec_close(struct mll_exec *ex); /* NULL allowed */
@@ -107,8 +107,8 @@ void op_layernorm(struct mll_exec *ex, float *y, const float *x, const struct ma
                   const struct mat *b, int rows, int dim, float eps);
 /* y[i] = x[i] + z[i].  y may be x. */
 void op_add(struct mll_exec *ex, float *y, const float *x, const float *z, size_t n);
-/* y[r][i] += s * row_scale[r] * x[r][i], s = tanh(gate[0]) or 1 where gate is NULL; row_scale (rows)
- * or NULL for 1.  HF: cross_attn_attn_gate, gate_attn and their likes */
+/* y[r][i] += s * row_scale[r] * x[r][i], s = tanh(gate[0]) or 1 where gate is NULL; row_scale
+ * (rows) or NULL for 1.  HF: cross_attn_attn_gate, gate_attn and their likes */
 void op_add_gated(struct mll_exec *ex, float *y, const float *x, const struct mat *gate,
                   const float *row_scale, int rows, int dim);
 /* y[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)).  y may be gate or up. */
@@ -146,17 +146,18 @@ struct kv_table {
     int n_seqs, max_blocks;
 };
 
-/* Rotates x in place: pair (i, i + head_dim / 2) by the angle pos[r] * inv_freq[i] (float32 product,
- * then cos and sin).  x (n, heads, head_dim), inv_freq (head_dim / 2).   HF: apply_rotary_pos_emb */
+/* Rotates x in place: pair (i, i + head_dim / 2) by the angle pos[r] * inv_freq[i] (float32
+ * product, then cos and sin).  x (n, heads, head_dim), inv_freq (head_dim / 2).
+ * HF: apply_rotary_pos_emb */
 void op_rope(struct mll_exec *ex, float *x, const int32_t *pos, const float *inv_freq, int n,
              int heads, int head_dim);
 /* Stores row r of k and v (n, n_kv_heads, head_dim) at position pos[r] of sequence seq[r]. Index
  * faults: seq against n_seqs, pos against max_blocks * MLL_KV_BLOCK, block against n_blocks. */
 void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, const float *v,
                   const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n);
-/* Grouped-query attention of row r over the keys [begin[r], end[r]) of sequence seq[r]; query head h
- * uses KV head h / (heads / n_kv_heads). An empty range gives zeros. Causal self attention: begin 0,
- * end pos + 1. Cross attention: the range of vision rows that the token sees.
+/* Grouped-query attention of row r over the keys [begin[r], end[r]) of sequence seq[r]; query head
+ * h uses KV head h / (heads / n_kv_heads). An empty range gives zeros. Causal self attention: begin
+ * 0, end pos + 1. Cross attention: the range of vision rows that the token sees.
  * y, q (n, heads, head_dim).   HF: eager_attention_forward with repeat_kv */
 void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
              const struct kv_table *table, const int32_t *seq, const int32_t *begin,

@@ -1,0 +1,82 @@
+/* backend.h - what a backend is: the table of op functions and the exec they run on.
+ *
+ * kernels/ops.c checks the arguments of a call once and then calls exec->ops->X; the CPU functions,
+ * X_cpu, live in kernels/X.c and contain no argument checks. Where an op has faster forms for some
+ * instruction set, X_cpu picks one by exec->isa; all forms give the same bits.
+ * Internal to kernels/. */
+#ifndef MLL_BACKEND_H
+#define MLL_BACKEND_H
+
+#include <stdatomic.h>
+
+#include "ops.h"
+
+/* X(op, parameters): every op with its parameter list behind the exec. */
+#define MLL_OP_LIST(X)                                                                             \
+    X(gather_rows, float *y, const struct mat *table, const int32_t *ids, int n)                   \
+    X(take_rows, float *y, const float *x, const int32_t *ids, int n, int n_x, int dim)            \
+    X(rmsnorm, float *y, const float *x, const struct mat *w, int rows, int dim, float eps)        \
+    X(layernorm, float *y, const float *x, const struct mat *w, const struct mat *b, int rows,     \
+      int dim, float eps)                                                                          \
+    X(add, float *y, const float *x, const float *z, size_t n)                                     \
+    X(add_gated, float *y, const float *x, const struct mat *gate, const float *row_scale,         \
+      int rows, int dim)                                                                           \
+    X(silu_mul, float *y, const float *gate, const float *up, size_t n)                            \
+    X(gelu, float *y, const float *x, size_t n)                                                    \
+    X(matmul, float *y, const float *x, const struct mat *w, const struct mat *bias, int n)        \
+    X(rope, float *x, const int32_t *pos, const float *inv_freq, int n, int heads, int head_dim)   \
+    X(kv_append, struct kv_pool *pool, const float *k, const float *v,                             \
+      const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)                 \
+    X(attn, float *y, const float *q, const struct kv_pool *pool, const struct kv_table *table,    \
+      const int32_t *seq, const int32_t *begin, const int32_t *end, int n, int heads, float scale) \
+    X(attn_vision, float *y, const float *q, const float *k, const float *v, const uint8_t *pad,   \
+      int rows, int heads, int head_dim, float scale)                                              \
+    X(patchify, float *y, const float *x, int tiles, int size, int patch)                          \
+    X(add_tile_embedding, float *x, const struct mat *table, const struct mat *gate,               \
+      const int32_t *id, int tiles, int rows, int dim)                                             \
+    X(add_position_embedding, float *x, const struct mat *position,                                \
+      const struct mat *tile_position, const struct mat *gate, const int32_t *id, int tiles,       \
+      int rows, int dim)                                                                           \
+    X(class_and_pad, float *y, const float *x, const struct mat *cls, int tiles, int patches,      \
+      int rows, int dim)                                                                           \
+    X(join_states, float *y, const float *last, const float *const *kept, int n_kept, int tiles,   \
+      int patches, int rows, int dim)                                                              \
+    X(argmax, int32_t *id, uint8_t *finite, const float *x, int n, int dim)
+
+struct op_table {
+#define X(op, ...) void (*op)(struct mll_exec * ex, __VA_ARGS__);
+    MLL_OP_LIST(X)
+#undef X
+    size_t (*matmul_scratch)(const struct mll_exec *ex, int n, int cols);
+    size_t (*attn_scratch)(const struct mll_exec *ex, int n, int heads, int head_dim);
+    size_t (*attn_vision_scratch)(const struct mll_exec *ex, int rows, int heads, int head_dim);
+};
+
+#define X(op, ...) void op##_cpu(struct mll_exec *ex, __VA_ARGS__);
+MLL_OP_LIST(X)
+#undef X
+size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols);
+size_t attn_scratch_cpu(const struct mll_exec *ex, int n, int heads, int head_dim);
+size_t attn_vision_scratch_cpu(const struct mll_exec *ex, int rows, int heads, int head_dim);
+
+struct mll_exec {
+    const struct op_table *ops;
+    enum mll_isa isa; /* never AUTO */
+    bool bf16;
+    int threads;
+    unsigned char *arena;
+    size_t arena_size, used, peak;
+    atomic_flag fault_lock;
+    struct mll_fault fault;
+    char describe[64];
+};
+
+extern const struct op_table op_table_cpu;
+
+/* Records an index fault; of all those since the last exec_take_fault the lowest stays, compared by
+ * op, position, index and bound, so that the record is the same for any thread count. For any
+ * thread. */
+void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index,
+                int64_t bound);
+
+#endif

@@ -1,0 +1,235 @@
+/* exec.c - the CPU exec: instruction sets, the arena, the fault record.  See ops.h, backend.h. */
+#include "backend.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+enum { ARENA_ALIGN = 64, THREADS_MAX = 1024 };
+
+/* ---- what this CPU has ----------------------------------------------------------------------- */
+
+#if defined(__x86_64__)
+static bool has_avx2(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & bit_F16C) == 0)
+        return false;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+static bool has_bf16_dot(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+#else
+static bool has_avx2(void)
+{
+    return false;
+}
+
+static bool has_avx512(void)
+{
+    return false;
+}
+
+static bool has_bf16_dot(void)
+{
+    return false;
+}
+#endif
+
+bool exec_isa_supported(enum mll_isa isa)
+{
+    if (isa == MLL_ISA_AVX512)
+        return has_avx512();
+    return isa != MLL_ISA_AVX2 || has_avx2();
+}
+
+static enum mll_isa best_isa(void)
+{
+    if (has_avx512())
+        return MLL_ISA_AVX512;
+    return has_avx2() ? MLL_ISA_AVX2 : MLL_ISA_C;
+}
+
+static const char *isa_name(enum mll_isa isa)
+{
+    static const char *const names[] = {"auto", "c", "avx2", "avx512"};
+    return names[isa];
+}
+
+static int usable_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return CPU_COUNT(&set);
+    return 1;
+}
+
+/* ---- open, close ----------------------------------------------------------------------------- */
+
+enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
+                              size_t scratch_bytes, struct mll_error *err)
+{
+    *ex = NULL;
+    MLL_ASSERT(threads >= 0);
+    if (!exec_isa_supported(isa))
+        return mll_fail(err, MLL_ERR_DEVICE, "this CPU has no %s", isa_name(isa));
+    if (isa == MLL_ISA_AUTO)
+        isa = best_isa();
+    if (bf16 && (isa != MLL_ISA_AVX512 || !has_bf16_dot()))
+        return mll_fail(err, MLL_ERR_DEVICE,
+                        "compute in bf16 needs a CPU with AVX512_BF16; this exec is cpu %s",
+                        isa_name(isa));
+    if (threads == 0)
+        threads = usable_cores();
+    if (threads > THREADS_MAX)
+        threads = THREADS_MAX;
+
+    struct mll_exec *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an exec");
+    if (scratch_bytes > SIZE_MAX - ARENA_ALIGN)
+        scratch_bytes = SIZE_MAX - ARENA_ALIGN;
+    e->arena_size = (scratch_bytes + ARENA_ALIGN) / ARENA_ALIGN * ARENA_ALIGN;
+    e->arena = aligned_alloc(ARENA_ALIGN, e->arena_size);
+    if (e->arena == NULL) {
+        free(e);
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu bytes of scratch",
+                        scratch_bytes);
+    }
+    e->ops = &op_table_cpu;
+    e->isa = isa;
+    e->bf16 = bf16;
+    e->threads = threads;
+    atomic_flag_clear(&e->fault_lock);
+    snprintf(e->describe, sizeof e->describe, "cpu %s%s, %d thread%s", isa_name(isa),
+             bf16 ? " bf16" : "", threads, threads == 1 ? "" : "s");
+    *ex = e;
+    return MLL_OK;
+}
+
+void exec_close(struct mll_exec *ex)
+{
+    if (ex == NULL)
+        return;
+    free(ex->arena);
+    free(ex);
+}
+
+int exec_threads(const struct mll_exec *ex)
+{
+    return ex->threads;
+}
+
+const char *exec_describe(const struct mll_exec *ex)
+{
+    return ex->describe;
+}
+
+/* ---- arena ----------------------------------------------------------------------------------- */
+
+void *exec_alloc(struct mll_exec *ex, size_t bytes)
+{
+    size_t rounded = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    MLL_ASSERT(rounded >= bytes && rounded <= ex->arena_size - ex->used);
+    void *p = ex->arena + ex->used;
+    ex->used += rounded;
+    if (ex->used > ex->peak)
+        ex->peak = ex->used;
+    return p;
+}
+
+size_t exec_mark(const struct mll_exec *ex)
+{
+    return ex->used;
+}
+
+void exec_release(struct mll_exec *ex, size_t mark)
+{
+    MLL_ASSERT(mark <= ex->used);
+    ex->used = mark;
+}
+
+size_t exec_peak(const struct mll_exec *ex)
+{
+    return ex->peak;
+}
+
+/* ---- faults ---------------------------------------------------------------------------------- */
+
+const char *op_name(enum mll_op op)
+{
+    switch (op) {
+    case OP_NONE:
+        return "none";
+    case OP_GATHER_ROWS:
+        return "gather_rows";
+    case OP_KV_APPEND:
+        return "kv_append";
+    case OP_ATTN:
+        return "attn";
+    case OP_ADD_TILE_EMBEDDING:
+        return "add_tile_embedding";
+    case OP_ADD_POSITION_EMBEDDING:
+        return "add_position_embedding";
+    case OP_TAKE_ROWS:
+        return "take_rows";
+    case OP_ARGMAX:
+        return "argmax";
+    }
+    return "unknown";
+}
+
+static bool fault_less(const struct mll_fault *a, const struct mll_fault *b)
+{
+    if (a->op != b->op)
+        return a->op < b->op;
+    if (a->position != b->position)
+        return a->position < b->position;
+    if (a->index != b->index)
+        return a->index < b->index;
+    return a->bound < b->bound;
+}
+
+void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index, int64_t bound)
+{
+    struct mll_fault fault = {.op = op, .position = position, .index = index, .bound = bound};
+    while (atomic_flag_test_and_set_explicit(&ex->fault_lock, memory_order_acquire))
+        ;
+    if (ex->fault.op == OP_NONE || fault_less(&fault, &ex->fault))
+        ex->fault = fault;
+    atomic_flag_clear_explicit(&ex->fault_lock, memory_order_release);
+}
+
+struct mll_fault exec_take_fault(struct mll_exec *ex)
+{
+    struct mll_fault fault = ex->fault;
+    ex->fault = (struct mll_fault){.op = OP_NONE};
+    return fault;
+}
+
+void exec_upload(struct mll_exec *ex, void *device, const void *host, size_t bytes)
+{
+    (void)ex;
+    if (bytes > 0)
+        memcpy(device, host, bytes);
+}
+
+void exec_download(struct mll_exec *ex, void *host, const void *device, size_t bytes)
+{
+    (void)ex;
+    if (bytes > 0)
+        memcpy(host, device, bytes);
+}
