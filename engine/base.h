@@ -22,7 +22,7 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define MLL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define MLL_API __attribute__((visibility("default")))
+#define MLL_API               __attribute__((visibility("default")))
 #else
 #define MLL_PRINTF(fmt, args)
 #define MLL_API
@@ -31,51 +31,131 @@ extern "C" {
 /* One row a status: enum suffix, process exit code (DESIGN: 65 data, 66 no input, 69 device,
  * 70 internal, 73 cannot create, 74 I/O, 78 configuration), the slug shown to users and written to
  * JSON records. Every defect of a file that users can meet has its own row. */
-#define MLL_STATUS_LIST(X)                                                                         \
-    X(ERR_NO_MEMORY, 70, "no_memory")                                                              \
-    X(ERR_INTERNAL, 70, "internal")                                                                \
-    X(ERR_USAGE, 64, "usage")                                                                      \
-    X(ERR_NOT_FOUND, 66, "not_found")                                                              \
-    X(ERR_IO, 74, "io")                                                                            \
-    X(ERR_CANNOT_CREATE, 73, "cannot_create")                                                      \
-    X(ERR_DEVICE, 69, "device")                                                                    \
-    X(ERR_CANCELLED, 130, "cancelled")                                                             \
-    X(ERR_BAD_OPTION, 78, "bad_option")                                                            \
-    /* data that went through a step */                                                            \
-    X(ERR_BOUNDS, 65, "index_out_of_bounds")                                                       \
-    X(ERR_NOT_FINITE, 65, "logits_not_finite")                                                     \
-    X(ERR_CONTEXT_FULL, 65, "context_full")                                                        \
-    X(ERR_IMAGE_COUNT, 65, "image_count_mismatch")                                                 \
-    X(ERR_TOKEN_ID, 65, "token_id_out_of_range")                                                   \
-    X(ERR_CHAT, 65, "chat_invalid")                                                                \
-    MLL_STATUS_LIST_IMAGE(X)                                                                       \
-    MLL_STATUS_LIST_SAFETENSORS(X)                                                                 \
-    MLL_STATUS_LIST_CHECKPOINT(X)                                                                  \
-    MLL_STATUS_LIST_CONFIG(X)                                                                      \
+#define MLL_STATUS_LIST(X)                         \
+    X(ERR_NO_MEMORY, 70, "no_memory")              \
+    X(ERR_INTERNAL, 70, "internal")                \
+    X(ERR_USAGE, 64, "usage")                      \
+    X(ERR_NOT_FOUND, 66, "not_found")              \
+    X(ERR_IO, 74, "io")                            \
+    X(ERR_CANNOT_CREATE, 73, "cannot_create")      \
+    X(ERR_DEVICE, 69, "device")                    \
+    X(ERR_CANCELLED, 130, "cancelled")             \
+    X(ERR_BAD_OPTION, 78, "bad_option")            \
+    /* data that went through a step */            \
+    X(ERR_BOUNDS, 65, "index_out_of_bounds")       \
+    X(ERR_NOT_FINITE, 65, "logits_not_finite")     \
+    X(ERR_CONTEXT_FULL, 65, "context_full")        \
+    X(ERR_IMAGE_COUNT, 65, "image_count_mismatch") \
+    X(ERR_TOKEN_ID, 65, "token_id_out_of_range")   \
+    X(ERR_CHAT, 65, "chat_invalid")                \
+    MLL_STATUS_LIST_IMAGE(X)                       \
+    MLL_STATUS_LIST_SAFETENSORS(X)                 \
+    MLL_STATUS_LIST_CHECKPOINT(X)                  \
+    MLL_STATUS_LIST_CONFIG(X)                      \
     MLL_STATUS_LIST_TOKENIZER(X)
 
 /* Image files (loader/image.h). */
-#define MLL_STATUS_LIST_IMAGE(X)                                                                   \
-    X(ERR_IMAGE_FORMAT, 65, "not_an_image")                                                        \
-    X(ERR_IMAGE_TRUNCATED, 65, "image_truncated")                                                  \
-    X(ERR_IMAGE_CORRUPT, 65, "image_corrupt")                                                      \
+#define MLL_STATUS_LIST_IMAGE(X)                  \
+    X(ERR_IMAGE_FORMAT, 65, "not_an_image")       \
+    X(ERR_IMAGE_TRUNCATED, 65, "image_truncated") \
+    X(ERR_IMAGE_CORRUPT, 65, "image_corrupt")     \
     X(ERR_IMAGE_TOO_LARGE, 65, "image_too_large")
 
-/* One safetensors file (loader/safetensors.h). */
-#define MLL_STATUS_LIST_SAFETENSORS(X)                                                             \
-    X(ERR_ST_HEADER_TOO_SMALL, 65, "st_header_too_small")
+/* One safetensors file: the rows of ST_STATUS_LIST (loader/safetensors.h) that speak of its
+ * content. */
+#define MLL_STATUS_LIST_SAFETENSORS(X)                        \
+    X(ERR_ST_HEADER_TOO_SMALL, 65, "st_header_too_small")     \
+    X(ERR_ST_HEADER_TOO_LARGE, 65, "st_header_too_large")     \
+    X(ERR_ST_HEADER_LENGTH, 65, "st_header_length")           \
+    X(ERR_ST_UTF8, 65, "st_utf8")                             \
+    X(ERR_ST_NOT_OBJECT, 65, "st_not_object")                 \
+    X(ERR_ST_JSON, 65, "st_json")                             \
+    X(ERR_ST_JSON_TRAILING, 65, "st_json_trailing")           \
+    X(ERR_ST_STRING, 65, "st_string")                         \
+    X(ERR_ST_NAME, 65, "st_name")                             \
+    X(ERR_ST_METADATA, 65, "st_metadata")                     \
+    X(ERR_ST_DUPLICATE_METADATA, 65, "st_duplicate_metadata") \
+    X(ERR_ST_DUPLICATE_TENSOR, 65, "st_duplicate_tensor")     \
+    X(ERR_ST_TOO_MANY, 65, "st_too_many_tensors")             \
+    X(ERR_ST_ENTRY, 65, "st_entry")                           \
+    X(ERR_ST_FIELD_UNKNOWN, 65, "st_field_unknown")           \
+    X(ERR_ST_FIELD_DUPLICATE, 65, "st_field_duplicate")       \
+    X(ERR_ST_FIELD_MISSING, 65, "st_field_missing")           \
+    X(ERR_ST_DTYPE, 65, "st_dtype")                           \
+    X(ERR_ST_SHAPE, 65, "st_shape")                           \
+    X(ERR_ST_RANK, 65, "st_rank")                             \
+    X(ERR_ST_NUMBER, 65, "st_number")                         \
+    X(ERR_ST_OFFSETS, 65, "st_offsets")                       \
+    X(ERR_ST_OFFSETS_REVERSED, 65, "st_offsets_reversed")     \
+    X(ERR_ST_OVERFLOW, 65, "st_overflow")                     \
+    X(ERR_ST_SUB_BYTE, 65, "st_sub_byte")                     \
+    X(ERR_ST_SPAN, 65, "st_span")                             \
+    X(ERR_ST_OVERLAP, 65, "st_overlap")                       \
+    X(ERR_ST_HOLE, 65, "st_hole")                             \
+    X(ERR_ST_DATA_TRUNCATED, 65, "st_data_truncated")         \
+    X(ERR_ST_DATA_TRAILING, 65, "st_data_trailing")
 
-/* Shards, index, tensors against the weight table. */
-#define MLL_STATUS_LIST_CHECKPOINT(X)                                                              \
-    X(ERR_TENSOR_MISSING, 65, "tensor_missing")                                                    \
-    X(ERR_TENSOR_SHAPE, 65, "tensor_shape")                                                        \
-    X(ERR_TENSOR_DTYPE, 65, "tensor_dtype")
+/* Shards, index, tensors against the weight table, names in the HF cache. */
+#define MLL_STATUS_LIST_CHECKPOINT(X)                           \
+    X(ERR_FILE_CHANGED, 74, "file_changed")                     \
+    X(ERR_FILE_NOT_REGULAR, 65, "file_not_regular")             \
+    X(ERR_NO_WEIGHTS, 65, "no_weights")                         \
+    X(ERR_FORMAT_GGUF, 65, "format_gguf")                       \
+    X(ERR_FORMAT_PICKLE, 65, "format_pickle")                   \
+    X(ERR_FORMAT_LORA, 65, "format_lora")                       \
+    X(ERR_QUANT_METHOD, 65, "quant_method_unsupported")         \
+    X(ERR_INDEX_FORM, 65, "index_form")                         \
+    X(ERR_INDEX_FILE_NAME, 65, "index_file_name")               \
+    X(ERR_SHARD_MISSING, 65, "shard_missing")                   \
+    X(ERR_SHARD_TENSOR_ABSENT, 65, "shard_tensor_absent")       \
+    X(ERR_SHARD_TENSOR_ELSEWHERE, 65, "shard_tensor_elsewhere") \
+    X(ERR_SHARD_TENSOR_UNLISTED, 65, "shard_tensor_unlisted")   \
+    X(ERR_SHARD_TENSOR_TWICE, 65, "shard_tensor_twice")         \
+    X(ERR_TENSOR_MISSING, 65, "tensor_missing")                 \
+    X(ERR_TENSOR_SHAPE, 65, "tensor_shape")                     \
+    X(ERR_TENSOR_DTYPE, 65, "tensor_dtype")                     \
+    X(ERR_TENSOR_TWO_NAMES, 65, "tensor_two_names")             \
+    X(ERR_EMBEDDING_ROWS, 65, "embedding_rows")                 \
+    X(ERR_LM_HEAD_ROWS, 65, "lm_head_rows")                     \
+    X(ERR_WEIGHT_NAN, 65, "weight_nan")                         \
+    X(ERR_WEIGHT_INF, 65, "weight_inf")                         \
+    X(ERR_CACHE_NAME, 65, "cache_name")                         \
+    X(ERR_CACHE_NOT_FOUND, 66, "cache_not_found")               \
+    X(ERR_CACHE_INCOMPLETE, 66, "cache_incomplete")
 
-/* config.json, generation_config.json, preprocessor_config.json. */
-#define MLL_STATUS_LIST_CONFIG(X) X(ERR_CONFIG_VALUE, 65, "config_value")
+/* config.json, generation_config.json, preprocessor_config.json; JSON files in general. */
+#define MLL_STATUS_LIST_CONFIG(X)                            \
+    X(ERR_JSON_SYNTAX, 65, "json_syntax")                    \
+    X(ERR_JSON_DEPTH, 65, "json_depth")                      \
+    X(ERR_JSON_DUPLICATE, 65, "json_duplicate_key")          \
+    X(ERR_JSON_TOO_LARGE, 65, "json_too_large")              \
+    X(ERR_CONFIG_MISSING, 65, "config_missing")              \
+    X(ERR_CONFIG_MODEL_TYPE, 65, "config_model_type")        \
+    X(ERR_CONFIG_KEY, 65, "config_key_missing")              \
+    X(ERR_CONFIG_TYPE, 65, "config_type")                    \
+    X(ERR_CONFIG_ZERO, 65, "config_zero")                    \
+    X(ERR_CONFIG_NEGATIVE, 65, "config_negative")            \
+    X(ERR_CONFIG_TOO_LARGE, 65, "config_too_large")          \
+    X(ERR_CONFIG_VALUE, 65, "config_value")                  \
+    X(ERR_CONFIG_ACTIVATION, 65, "config_activation")        \
+    X(ERR_CONFIG_HEADS, 65, "config_heads")                  \
+    X(ERR_CONFIG_PATCH, 65, "config_patch")                  \
+    X(ERR_CONFIG_ASPECT_RATIOS, 65, "config_aspect_ratios")  \
+    X(ERR_CONFIG_KEPT_LAYER, 65, "config_kept_layer")        \
+    X(ERR_CONFIG_OUTPUT_DIM, 65, "config_vision_output_dim") \
+    X(ERR_CONFIG_CROSS_LAYER, 65, "config_cross_layer")      \
+    X(ERR_CONFIG_ROPE, 65, "config_rope")                    \
+    X(ERR_CONFIG_TOKEN_ID, 65, "config_token_id")            \
+    X(ERR_GENERATION_VALUE, 65, "generation_value")          \
+    X(ERR_PREPROCESS_VALUE, 65, "preprocess_value")          \
+    X(ERR_PREPROCESS_MISMATCH, 65, "preprocess_mismatch")
 
-/* tokenizer.json, tokenizer.model. */
-#define MLL_STATUS_LIST_TOKENIZER(X) X(ERR_TOKENIZER_FILE, 65, "tokenizer_file")
+/* tokenizer.json, tokenizer.model; how they fit the configuration. */
+#define MLL_STATUS_LIST_TOKENIZER(X)                                 \
+    X(ERR_TOKENIZER_FILE, 65, "tokenizer_file")                      \
+    X(ERR_TOKENIZER_EMBEDDING, 65, "tokenizer_beyond_embedding")     \
+    X(ERR_IMAGE_TOKEN_EMBEDDING, 65, "image_token_beyond_embedding") \
+    X(ERR_IMAGE_TOKEN_TOKENIZER, 65, "image_token_differs")
 
 enum mll_status {
     MLL_OK = 0,
@@ -90,7 +170,8 @@ MLL_API const char *mll_status_name(enum mll_status status);
 /* The process exit code that a status stands for (0 for MLL_OK). */
 MLL_API int mll_status_exit_code(enum mll_status status);
 
-/* Filled where a call fails; untouched where it succeeds. Everywhere an err parameter may be NULL. */
+/* Filled where a call fails; untouched where it succeeds. Everywhere an err parameter may be NULL.
+ */
 struct mll_error {
     enum mll_status code;
     char message[512]; /* one line, UTF-8: what, expected, found */
@@ -101,11 +182,11 @@ struct mll_error {
 enum mll_status mll_fail(struct mll_error *err, enum mll_status code, const char *fmt, ...)
     MLL_PRINTF(3, 4);
 
-#define MLL_TRY(call)                                                                              \
-    do {                                                                                           \
-        enum mll_status mll_try_ = (call);                                                         \
-        if (mll_try_ != MLL_OK)                                                                    \
-            return mll_try_;                                                                       \
+#define MLL_TRY(call)                      \
+    do {                                   \
+        enum mll_status mll_try_ = (call); \
+        if (mll_try_ != MLL_OK)            \
+            return mll_try_;               \
     } while (0)
 
 void mll_assert_failed(const char *condition, const char *file, int line);
