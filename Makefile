@@ -1,8 +1,44 @@
-# Front door. `make help` explains every target.
+# Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help build demo test
+.PHONY: help setup build demo test asan fuzz slow fmt check eval golden bench install
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+N ?= 500
+SEED ?= 7
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 3600
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
-build: ## build/mllama, installing what is missing
-	cmake --preset cpu && cmake --build --preset cpu
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+setup: ## install the packages that are missing (apt; sudo when not root)
+	@scripts/setup.sh build
+build: setup ## build/mllama
+	@mkdir -p build && { cmake --preset cpu >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }; }
+	@cmake --build --preset cpu --target mllama -- --quiet
+demo: build ## read the shipped receipts with the embedded model: a table, and JSON lines
+	@rm -f build/demo.jsonl
+	@build/mllama extract models/samples --table -o build/demo.jsonl
+	@echo && echo "The same as JSON lines: build/demo.jsonl   Your own: build/mllama extract FOLDER -o out.jsonl"
+test: ## every test
+	@scripts/setup.sh build test
+	@scripts/test.sh cpu
+asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/setup.sh build test
+	@scripts/test.sh asan
+fuzz: ## every fuzz target for FUZZ_SECONDS each
+	@scripts/setup.sh build fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+slow: fuzz ## what CI has no time for: long fuzzing, coverage, valgrind, comparisons with torch
+	@scripts/slow.sh
+fmt: ## clang-format over every C file
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+check: ## formatting and the rules that protect the architecture
+	@tests/style/check.sh
+eval: build ## share of exact fields on N=500 receipts rendered with SEED=7
+	@scripts/setup.sh eval
+	@scripts/eval.sh $(N) $(SEED)
+golden: ## rebuild the golden files (needs torch and transformers, see tests/golden)
+	@tests/golden/make.sh
+bench: build ## op and model benchmarks
+	@build/mllama bench ops && build/mllama bench model
+install: build ## the command, libmllama, header, model, man page under PREFIX=/usr/local
+	@cmake --install build --prefix $(PREFIX)

@@ -1,0 +1,8 @@
+/* cmd_eval.c */
+#include "tool.h"
+
+int cmd_eval(const struct args *args)
+{
+    (void)args;
+    return tool_usage("eval: soon");
+}

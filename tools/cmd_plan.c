@@ -1,0 +1,81 @@
+/* cmd_plan.c - mllama plan DIR: what a model needs in memory and whether this machine has it. */
+#include "jsonout.h"
+#include "tool.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+/* What the kernel could give without swapping; 0 where it does not tell. */
+static uint64_t memory_available(void)
+{
+    unsigned long long kib = 0;
+    char line[256];
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return (uint64_t)kib << 10;
+}
+
+static void print_row(const char *name, uint64_t bytes, const char *what)
+{
+    printf("%-10s %15llu  %8.1f MiB  %s\n", name, (unsigned long long)bytes,
+           (double)bytes / 1048576, what);
+}
+
+static void print_json(const struct mll_memory *m, uint64_t available)
+{
+    struct jw w = {0};
+    jw_object(&w, NULL);
+    jw_int(&w, "weights", (int64_t)m->weights);
+    jw_int(&w, "kv", (int64_t)m->kv);
+    jw_int(&w, "cross_kv", (int64_t)m->cross_kv);
+    jw_int(&w, "scratch", (int64_t)m->scratch);
+    jw_int(&w, "other", (int64_t)m->other);
+    jw_int(&w, "total", (int64_t)m->total);
+    jw_int(&w, "available", (int64_t)available);
+    jw_bool(&w, "fits", m->total <= available);
+    jw_end(&w, '}');
+    jw_newline(&w);
+    fwrite(w.data, 1, w.n, stdout);
+    jw_free(&w);
+}
+
+int cmd_plan(const struct args *args)
+{
+    if (args->n_operands > 1)
+        return tool_usage("plan takes one DIR, %zu given", args->n_operands);
+    struct mll_error err;
+    struct args with_model = *args;
+    if (args->n_operands == 1)
+        with_model.model = args->operands[0];
+    struct tool_model model;
+    struct mll_options options;
+    struct mll_memory memory;
+    int code = 0;
+    enum mll_status status = model_resolve(&model, &with_model, &err);
+    if (status == MLL_OK) {
+        model_options(&options, args, &model);
+        status = mll_plan(&options, &memory, &err);
+    }
+    uint64_t available = memory_available();
+    if (status != MLL_OK) {
+        code = tool_fail(&err);
+    } else if (args->json) {
+        print_json(&memory, available);
+    } else {
+        printf("%s, weights as stored\n", model.path);
+        print_row("weights", memory.weights, "mapped from the files");
+        print_row("kv", memory.kv, "text, the whole context");
+        print_row("cross kv", memory.cross_kv, "images, all tiles");
+        print_row("scratch", memory.scratch, "one arena");
+        print_row("other", memory.other, "tokenizer, tables");
+        print_row("total", memory.total, "");
+        print_row("available", available,
+                  memory.total <= available ? "it fits" : "it does not fit");
+    }
+    model_free(&model);
+    return code;
+}
