@@ -151,10 +151,29 @@ extern "C" {
     X(ERR_PREPROCESS_MISMATCH, 65, "preprocess_mismatch")
 
 /* tokenizer.json, tokenizer.model; how they fit the configuration. */
-#define MLL_STATUS_LIST_TOKENIZER(X)                                 \
-    X(ERR_TOKENIZER_FILE, 65, "tokenizer_file")                      \
-    X(ERR_TOKENIZER_EMBEDDING, 65, "tokenizer_beyond_embedding")     \
-    X(ERR_IMAGE_TOKEN_EMBEDDING, 65, "image_token_beyond_embedding") \
+#define MLL_STATUS_LIST_TOKENIZER(X)                                  \
+    X(ERR_TOKENIZER_FILE, 65, "tokenizer_file")                       \
+    X(ERR_TOKENIZER_JSON, 65, "tokenizer_json")                       \
+    X(ERR_TOKENIZER_SIZE, 65, "tokenizer_size")                       \
+    X(ERR_TOKENIZER_MODEL, 65, "tokenizer_model_type")                \
+    X(ERR_TOKENIZER_NORMALIZER, 65, "tokenizer_normalizer")           \
+    X(ERR_TOKENIZER_SPLIT, 65, "tokenizer_split_pattern")             \
+    X(ERR_TOKENIZER_DECODER, 65, "tokenizer_decoder")                 \
+    X(ERR_TOKENIZER_TEMPLATE, 65, "tokenizer_post_processor")         \
+    X(ERR_TOKENIZER_TOKEN, 65, "tokenizer_token")                     \
+    X(ERR_TOKENIZER_BYTE, 65, "tokenizer_byte_missing")               \
+    X(ERR_TOKENIZER_ID, 65, "tokenizer_id")                           \
+    X(ERR_TOKENIZER_DUPLICATE_ID, 65, "tokenizer_duplicate_id")       \
+    X(ERR_TOKENIZER_DUPLICATE_TOKEN, 65, "tokenizer_duplicate_token") \
+    X(ERR_TOKENIZER_MERGE, 65, "tokenizer_merge")                     \
+    X(ERR_TOKENIZER_MERGE_PART, 65, "tokenizer_merge_part")           \
+    X(ERR_TOKENIZER_MERGE_RESULT, 65, "tokenizer_merge_result")       \
+    X(ERR_TOKENIZER_ADDED, 65, "tokenizer_added_token")               \
+    X(ERR_TOKENIZER_LINE, 65, "tokenizer_line")                       \
+    X(ERR_TOKENIZER_RANK, 65, "tokenizer_rank")                       \
+    X(ERR_TEXT_SIZE, 65, "text_too_long")                             \
+    X(ERR_TOKENIZER_EMBEDDING, 65, "tokenizer_beyond_embedding")      \
+    X(ERR_IMAGE_TOKEN_EMBEDDING, 65, "image_token_beyond_embedding")  \
     X(ERR_IMAGE_TOKEN_TOKENIZER, 65, "image_token_differs")
 
 enum mll_status {

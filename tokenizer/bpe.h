@@ -1,7 +1,7 @@
 /* bpe.h - byte-level BPE: tokenizer.json (HF tokenizers) and tokenizer.model (tiktoken).
  *
- * Thread rules: a struct bpe is read-only after bpe_open; encoding and decoding from several threads
- * at once is allowed, each with its own buffers. */
+ * Thread rules: a struct bpe is read-only after bpe_open; encoding and decoding from several
+ * threads at once is allowed, each with its own buffers. */
 #ifndef MLL_BPE_H
 #define MLL_BPE_H
 
@@ -31,16 +31,19 @@ enum mll_status bpe_add_post_processor(const struct bpe *bpe, struct bpe_ids *id
                                        struct mll_error *err);
 void bpe_ids_free(struct bpe_ids *ids);
 
+/* Whether id is a special token (control, not text). */
+bool bpe_is_special(const struct bpe *bpe, int32_t id);
 /* The raw bytes of one id (special tokens: their text); *size 0 and NULL where id is unknown. */
 const char *bpe_token_bytes(const struct bpe *bpe, int32_t id, size_t *size);
 
-/* Streaming decode: bytes go in token by token, whole UTF-8 scalars come out, one U+FFFD per maximal
- * invalid part. */
+/* Streaming decode: bytes go in token by token, whole UTF-8 scalars come out, one U+FFFD per
+ * maximal invalid part. */
 struct bpe_stream {
     uint8_t held[4];
     int n_held;
 };
-/* Decodes id, writes what is whole to out (capacity >= 3 * token bytes + 16) and returns its length. */
+/* Decodes id, writes what is whole to out (capacity >= 3 * token bytes + 16) and returns its
+ * length. */
 size_t bpe_stream_push(struct bpe_stream *s, char *out, const char *bytes, size_t size);
 /* What is left at the end of a text: one U+FFFD or nothing. */
 size_t bpe_stream_finish(struct bpe_stream *s, char *out);
