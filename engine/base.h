@@ -48,6 +48,7 @@ extern "C" {
     X(ERR_IMAGE_COUNT, 65, "image_count_mismatch") \
     X(ERR_TOKEN_ID, 65, "token_id_out_of_range")   \
     X(ERR_CHAT, 65, "chat_invalid")                \
+    X(ERR_LINE, 65, "line_invalid")                \
     MLL_STATUS_LIST_IMAGE(X)                       \
     MLL_STATUS_LIST_SAFETENSORS(X)                 \
     MLL_STATUS_LIST_CHECKPOINT(X)                  \
