@@ -59,6 +59,23 @@ static inline size_t op_first_difference(const float *a, const float *b, size_t 
     return n;
 }
 
+/* Judges y, the result of one exec: the first time (*first NULL) against the reference, keeping it
+ * in *first (freed by the caller); later against *first by bits. */
+static inline void op_judge(float **first, const float *y, const double *reference, size_t n,
+                            double nmse_max, const struct mll_exec *ex, const char *what)
+{
+    if (*first == NULL) {
+        double nmse = op_nmse(y, reference, n);
+        cr_expect(nmse <= nmse_max, "%s: nmse %g > %g", what, nmse, nmse_max);
+        *first = malloc((n + 1) * sizeof **first);
+        cr_assert(*first != NULL);
+        memcpy(*first, y, n * sizeof *y);
+    }
+    size_t at = op_first_difference(*first, y, n);
+    cr_expect(at == n, "%s, %s: element %zu is %a, not %a", what, exec_describe(ex), at,
+              (double)y[at], (double)(*first)[at]);
+}
+
 static inline size_t op_dtype_bytes(enum mll_dtype dtype)
 {
     return dtype == MLL_DTYPE_F32 ? 4 : 2;

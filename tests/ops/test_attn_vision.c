@@ -1,0 +1,105 @@
+/* test_attn_vision.c - op_attn_vision against masked softmax in double. */
+#include <math.h>
+#include <stdio.h>
+
+#include "op_test.h"
+
+static const struct vision_case {
+    int rows, heads, dim, first_pad,
+        pad_every; /* row r is a pad row if r % pad_every >= first_pad */
+} cases[] = {
+    {1, 1, 1, 1, 1},     {5, 2, 4, 4, 5},      {64, 1, 16, 60, 64},
+    {65, 3, 20, 60, 65}, {130, 2, 80, 30, 33}, {257, 1, 31, 10, 300},
+    {96, 2, 33, 96, 96}, {50, 1, 8, 0, 1},     {200, 3, 17, 70, 200},
+};
+
+static void reference(double *y, const float *q, const float *k, const float *v, const uint8_t *pad,
+                      const struct vision_case *c, int r, int h, bool alike)
+{
+    int row = c->heads * c->dim;
+    double *s = malloc((size_t)c->rows * sizeof *s), max = -INFINITY, sum = 0;
+    for (int j = 0; j < c->rows; j++) {
+        s[j] = 0;
+        for (int d = 0; d < c->dim && !alike; d++)
+            s[j] += (double)q[r * row + h * c->dim + d] * (double)k[j * row + h * c->dim + d];
+        s[j] = pad[r] && pad[j] && !alike ? -INFINITY : s[j] * (double)0.4f;
+        max = s[j] > max ? s[j] : max;
+    }
+    for (int j = 0; j < c->rows; j++)
+        sum += exp(s[j] - max);
+    for (int d = 0; d < c->dim; d++) {
+        y[d] = 0;
+        for (int j = 0; j < c->rows; j++)
+            y[d] += exp(s[j] - max) / sum * (double)v[j * row + h * c->dim + d];
+    }
+    free(s);
+}
+
+static void check_case(const struct vision_case *c)
+{
+    size_t row = (size_t)(c->heads * c->dim), n = (size_t)c->rows * row;
+    float *q = op_floats(n, 1, 2), *k = op_floats(n, 2, 2), *v = op_floats(n, 3, 2);
+    float *y = op_floats(n, 4, 1), *first = NULL;
+    uint8_t *pad = malloc((size_t)c->rows);
+    double *expected = malloc(n * sizeof *expected);
+    bool alike = true;
+    char what[64];
+    snprintf(what, sizeof what, "rows %d heads %d dim %d", c->rows, c->heads, c->dim);
+    for (int r = 0; r < c->rows; r++) {
+        pad[r] = r % c->pad_every >= c->first_pad;
+        alike = alike && pad[r];
+    }
+    for (int i = 0; i < c->rows * c->heads; i++)
+        reference(expected + i * c->dim, q, k, v, pad, c, i / c->heads, i % c->heads, alike);
+    struct mll_exec *ex = op_exec(7, MLL_ISA_C, 0);
+    size_t scratch = op_attn_vision_scratch(ex, c->rows, c->heads, c->dim);
+    exec_close(ex);
+    ex = NULL;
+    while ((ex = op_each_exec(ex, scratch)) != NULL) {
+        op_attn_vision(ex, y, q, k, v, pad, c->rows, c->heads, c->dim, 0.4f);
+        op_judge(&first, y, expected, n, 1e-11, ex, what);
+        cr_expect(exec_peak(ex) <= scratch, "scratch %zu of %zu", exec_peak(ex), scratch);
+    }
+    free(q);
+    free(k);
+    free(v);
+    free(y);
+    free(pad);
+    free(expected);
+    free(first);
+}
+
+Test(op_attn_vision, equals_masked_softmax_on_every_exec)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_case(&cases[i]);
+}
+
+/* The mask blocks pairs of pad rows only: what pad keys hold reaches rows that are not pads. */
+Test(op_attn_vision, pad_rows_do_not_see_each_other)
+{
+    enum { ROWS = 100, DIM = 16, PADS = 30 };
+    float *q = op_floats(ROWS * DIM, 1, 1), *k = op_floats(ROWS * DIM, 2, 1);
+    float *v = op_floats(ROWS * DIM, 3, 1), *y = op_floats(ROWS * DIM, 4, 1);
+    float *changed = op_floats(ROWS * DIM, 5, 1);
+    uint8_t pad[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        pad[r] = r >= ROWS - PADS;
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
+        op_fill(v, ROWS * DIM, 3, 1);
+        op_attn_vision(ex, y, q, k, v, pad, ROWS, 1, DIM, 1.0f);
+        for (int i = (ROWS - PADS) * DIM; i < ROWS * DIM; i++)
+            v[i] = NAN;
+        op_attn_vision(ex, changed, q, k, v, pad, ROWS, 1, DIM, 1.0f);
+        for (int i = 0; i < ROWS * DIM; i++)
+            cr_assert(pad[i / DIM] ? memcmp(&changed[i], &y[i], sizeof y[i]) == 0
+                                   : isnan(changed[i]),
+                      "%s: row %d", exec_describe(ex), i / DIM);
+    }
+    free(q);
+    free(k);
+    free(v);
+    free(y);
+    free(changed);
+}

@@ -1,0 +1,115 @@
+/* test_norm.c - op_rmsnorm and op_layernorm against their formulas in double. */
+#include <math.h>
+#include <stdio.h>
+
+#include "op_test.h"
+
+static const struct norm_case {
+    int rows, dim;
+    enum mll_dtype dtype;
+    size_t offset; /* of the weights, in bytes */
+    float eps;
+    bool in_place;
+} cases[] = {
+    {1, 1, MLL_DTYPE_F32, 0, 1e-5f, false},   {2, 8, MLL_DTYPE_BF16, 1, 1e-6f, true},
+    {3, 31, MLL_DTYPE_F16, 2, 1e-5f, false},  {7, 80, MLL_DTYPE_BF16, 0, 1e-5f, true},
+    {5, 129, MLL_DTYPE_F32, 3, 1e-5f, false}, {2, 4096, MLL_DTYPE_BF16, 0, 1e-5f, false},
+    {3, 1283, MLL_DTYPE_F16, 1, 0.5f, true},
+};
+
+static double weight(const struct mat *m, int i)
+{
+    return (double)weight_at(m->data, m->dtype, (size_t)i);
+}
+
+static void rmsnorm_reference(double *y, const float *x, const struct mat *w, int dim, float eps)
+{
+    double sum = 0;
+    for (int i = 0; i < dim; i++)
+        sum += (double)x[i] * (double)x[i];
+    for (int i = 0; i < dim; i++)
+        y[i] = weight(w, i) * (double)x[i] / sqrt(sum / dim + (double)eps);
+}
+
+static void layernorm_reference(double *y, const float *x, const struct mat *w, const struct mat *b,
+                                int dim, float eps)
+{
+    double mean = 0, var = 0;
+    for (int i = 0; i < dim; i++)
+        mean += (double)x[i] / dim;
+    for (int i = 0; i < dim; i++)
+        var += ((double)x[i] - mean) * ((double)x[i] - mean) / dim;
+    for (int i = 0; i < dim; i++)
+        y[i] = ((double)x[i] - mean) / sqrt(var + (double)eps) * weight(w, i) + weight(b, i);
+}
+
+/* b NULL: rmsnorm. */
+static void norm_rows(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                      const struct mat *b, int rows, const struct norm_case *c)
+{
+    if (b)
+        op_layernorm(ex, y, x, w, b, rows, c->dim, c->eps);
+    else
+        op_rmsnorm(ex, y, x, w, rows, c->dim, c->eps);
+}
+
+static void check_norm(const struct norm_case *c, bool layer)
+{
+    size_t dim = (size_t)c->dim, n = (size_t)c->rows * dim;
+    float *x = op_floats(n, 5, 3), *y = op_floats(n, 6, 1), *alone = op_floats(dim, 7, 1);
+    double *reference = malloc(n * sizeof *reference);
+    float *first = NULL;
+    struct mat w = op_mat(1, c->dim, c->dtype, c->offset, 8, 2);
+    struct mat b = op_mat(1, c->dim, c->dtype, c->offset, 9, 1);
+    char what[64];
+    snprintf(what, sizeof what, "%s %dx%d", layer ? "layernorm" : "rmsnorm", c->rows, c->dim);
+    for (size_t i = 0; i < n; i++)
+        x[i] += 0.5f; /* a mean to take off */
+    for (int r = 0; r < c->rows; r++) {
+        if (layer)
+            layernorm_reference(reference + r * c->dim, x + r * c->dim, &w, &b, c->dim, c->eps);
+        else
+            rmsnorm_reference(reference + r * c->dim, x + r * c->dim, &w, c->dim, c->eps);
+    }
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 0)) != NULL) {
+        if (c->in_place)
+            memcpy(y, x, n * sizeof *y);
+        norm_rows(ex, y, c->in_place ? y : x, &w, layer ? &b : NULL, c->rows, c);
+        op_judge(&first, y, reference, n, 1e-12, ex, what);
+        norm_rows(ex, alone, x + n - dim, &w, layer ? &b : NULL, 1, c);
+        cr_expect_eq(op_first_difference(alone, y + n - dim, dim), dim, "%s: a row alone", what);
+    }
+    free(first);
+    free(reference);
+    free(alone);
+    free(x);
+    free(y);
+    op_mat_free(&w, c->offset);
+    op_mat_free(&b, c->offset);
+}
+
+Test(op_rmsnorm, equals_the_formula_on_every_exec)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_norm(&cases[i], false);
+}
+
+Test(op_layernorm, equals_the_formula_on_every_exec)
+{
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_norm(&cases[i], true);
+}
+
+Test(op_rmsnorm, a_zero_row_stays_zero)
+{
+    float x[20] = {0}, y[20];
+    struct mat w = op_mat(1, 20, MLL_DTYPE_F32, 0, 1, 1);
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 0)) != NULL) {
+        op_rmsnorm(ex, y, x, &w, 1, 20, 1e-5f);
+        for (int i = 0; i < 20; i++)
+            cr_expect_eq(y[i], 0.0f);
+    }
+    op_mat_free(&w, 0);
+}
