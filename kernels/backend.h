@@ -79,4 +79,10 @@ extern const struct op_table op_table_cpu;
 void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index,
                 int64_t bound);
 
+/* Threads for n elements of light work: few are done sooner than a thread wakes up. */
+static inline int exec_threads_for(const struct mll_exec *ex, size_t n)
+{
+    return n < 32768 ? 1 : ex->threads;
+}
+
 #endif

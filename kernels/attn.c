@@ -1,0 +1,138 @@
+/* attn.c - grouped-query attention over paged KV memory on the CPU.  Contract: kernels/ops.h.
+ * A unit of work is one tile: neighbouring rows of one sequence, times the query heads that share a
+ * KV head. How rows fall into tiles changes no bit (attn.h).   HF: eager_attention_forward */
+#include "attn.h"
+#include "backend.h"
+#include "kv.h"
+#include "par.h"
+
+struct attn_args {
+    float *y;
+    const float *q;
+    const struct kv_pool *pool;
+    const struct kv_table *table;
+    const int32_t *seq, *begin, *end;
+    int heads, group; /* group: query heads of one KV head in a tile */
+    float scale;
+    attn_tile_fn *form;
+    int n_tiles;
+    int *tile_row; /* (n_tiles + 1), the first row of each tile */
+    bool *ok;      /* (n), false after an index fault */
+    unsigned char *memory;
+};
+
+size_t attn_scratch_cpu(const struct mll_exec *ex, int n, int heads, int head_dim)
+{
+    (void)heads;
+    return (size_t)ex->threads * attn_tile_bytes(head_dim) + ((size_t)n + 1) * sizeof(int) +
+           (size_t)n * sizeof(bool) + 3 * 64;
+}
+
+/* True where every index that row r needs is in range; else records the first that is not. */
+static bool row_ok(struct mll_exec *ex, const struct attn_args *a, int r)
+{
+    const struct kv_table *table = a->table;
+    int64_t n_keys = (int64_t)table->max_blocks * MLL_KV_BLOCK;
+    if (a->seq[r] < 0 || a->seq[r] >= table->n_seqs) {
+        exec_fault(ex, OP_ATTN, r, a->seq[r], table->n_seqs);
+        return false;
+    }
+    if (a->begin[r] >= a->end[r])
+        return true;
+    if (a->begin[r] < 0 || a->end[r] > n_keys) {
+        exec_fault(ex, OP_ATTN, r, a->begin[r] < 0 ? a->begin[r] : a->end[r], n_keys);
+        return false;
+    }
+    for (int b = a->begin[r] / MLL_KV_BLOCK; b <= (a->end[r] - 1) / MLL_KV_BLOCK; b++) {
+        int64_t entry = kv_entry(table, a->seq[r], b);
+        if (table->blocks[entry] < 0 || table->blocks[entry] >= a->pool->n_blocks) {
+            exec_fault(ex, OP_ATTN, entry, table->blocks[entry], a->pool->n_blocks);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Cuts the rows into tiles: rows of one sequence, no more than fit the lanes. */
+static void cut_tiles(struct attn_args *a, int n)
+{
+    int rows_max = ATTN_LANES / a->group;
+    a->n_tiles = 0;
+    for (int r = 0; r < n; r++) {
+        int first = a->n_tiles ? a->tile_row[a->n_tiles - 1] : 0;
+        if (r == 0 || a->seq[r] != a->seq[first] || r - first == rows_max)
+            a->tile_row[a->n_tiles++] = r;
+    }
+    a->tile_row[a->n_tiles] = n;
+}
+
+static void attn_one_tile(const struct attn_args *a, struct attn_tile *t, int tile, int head)
+{
+    const struct kv_pool *pool = a->pool;
+    int dim = pool->head_dim, kv_head = head / (a->heads / pool->n_kv_heads);
+    int first = a->tile_row[tile], last = a->tile_row[tile + 1];
+    size_t row = (size_t)a->heads * (size_t)dim;
+    bool seq_ok = a->seq[first] >= 0 && a->seq[first] < a->table->n_seqs;
+    t->lanes = 0;
+    for (int r = first; r < last; r++)
+        for (int h = head; h < head + a->group; h++)
+            attn_tile_add(t, a->q + (size_t)r * row + (size_t)h * (size_t)dim, dim,
+                          a->ok[r] ? a->begin[r] : 0, a->ok[r] ? a->end[r] : 0);
+    struct attn_keys keys = {.k = kv_block(pool->k, pool, 0, kv_head),
+                             .v = kv_block(pool->v, pool, 0, kv_head),
+                             .blocks = a->table->blocks +
+                                       (seq_ok ? kv_entry(a->table, a->seq[first], 0) : 0),
+                             .stride = (size_t)pool->n_kv_heads * (size_t)dim * MLL_KV_BLOCK,
+                             .dim = dim};
+    a->form(t, &keys, a->scale);
+    for (int lane = 0; lane < t->lanes; lane++) {
+        int r = first + lane / a->group, h = head + lane % a->group;
+        attn_tile_result(t, a->y + (size_t)r * row + (size_t)h * (size_t)dim, lane, dim);
+    }
+}
+
+/* Units are head-major: causal tiles grow longer with their number. */
+static void attn_units(void *arg, size_t begin, size_t end, int thread)
+{
+    const struct attn_args *a = arg;
+    int dim = a->pool->head_dim;
+    struct attn_tile *t = attn_tile_new(a->memory + (size_t)thread * attn_tile_bytes(dim), dim);
+    for (size_t i = begin; i < end; i++)
+        attn_one_tile(a, t, (int)(i % (size_t)a->n_tiles),
+                      (int)(i / (size_t)a->n_tiles) * a->group);
+}
+
+/* The largest divisor of the group size that fits the lanes. */
+static int heads_in_tile(int group)
+{
+    int n = group;
+    while (n > ATTN_LANES || group % n != 0)
+        n--;
+    return n;
+}
+
+void attn_cpu(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
+              const struct kv_table *table, const int32_t *seq, const int32_t *begin,
+              const int32_t *end, int n, int heads, float scale)
+{
+    size_t mark = exec_mark(ex);
+    struct attn_args a = {.y = y,
+                          .q = q,
+                          .pool = pool,
+                          .table = table,
+                          .seq = seq,
+                          .begin = begin,
+                          .end = end,
+                          .heads = heads,
+                          .group = heads_in_tile(heads / pool->n_kv_heads),
+                          .scale = scale,
+                          .form = attn_tile_form(ex)};
+    a.memory = exec_alloc(ex, (size_t)ex->threads * attn_tile_bytes(pool->head_dim));
+    a.tile_row = exec_alloc(ex, ((size_t)n + 1) * sizeof(int));
+    a.ok = exec_alloc(ex, (size_t)n * sizeof(bool));
+    for (int r = 0; r < n; r++)
+        a.ok[r] = row_ok(ex, &a, r);
+    cut_tiles(&a, n);
+    par_for(ex->threads, (size_t)(heads / a.group) * (size_t)a.n_tiles, attn_units, &a);
+    exec_release(ex, mark);
+}

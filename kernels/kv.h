@@ -1,0 +1,20 @@
+/* kv.h - addresses in paged KV memory, shared by kv_append and attention.  Layout: ops.h. */
+#ifndef MLL_KV_H
+#define MLL_KV_H
+
+#include "ops.h"
+
+/* The (head_dim, MLL_KV_BLOCK) keys or (MLL_KV_BLOCK, head_dim) values of one head of a block. */
+static inline float *kv_block(void *base, const struct kv_pool *pool, int64_t block, int head)
+{
+    size_t one = (size_t)pool->head_dim * MLL_KV_BLOCK;
+    return (float *)base + ((size_t)block * (size_t)pool->n_kv_heads + (size_t)head) * one;
+}
+
+/* Which element of table->blocks holds block number b of sequence seq. */
+static inline int64_t kv_entry(const struct kv_table *table, int seq, int b)
+{
+    return (int64_t)seq * table->max_blocks + b;
+}
+
+#endif
