@@ -69,9 +69,10 @@ static void on_read(png_structp png, png_bytep out, size_t n)
     r->at += n;
 }
 
-static void set_limits(png_structp png)
+static void set_limits(png_structp png, bool lenient)
 {
-    png_set_user_limits(png, IMG_MAX_SIDE, IMG_MAX_SIDE);
+    /* img_reserve judges the size, with a better message and before libpng allocates a row. */
+    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
     png_set_chunk_cache_max(png, MAX_CACHED_CHUNKS);
     png_set_chunk_malloc_max(png, MAX_CHUNK_BYTES);
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
@@ -79,6 +80,9 @@ static void set_limits(png_structp png)
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_AS_DEFAULT, (png_const_bytep) "eXIf", 1);
     png_set_check_for_invalid_index(png, -1);
+    /* What is asked for at once is lost at once where the file ends. */
+    if (lenient)
+        png_set_compression_buffer_size(png, 64);
 }
 
 /* Pillow's alpha_composite on opaque white: (a * v + (255 - a) * 255) / 255 with seven extra bits.
@@ -204,7 +208,7 @@ static void decode_guarded(struct png_reader *r, int *orientation)
     if (setjmp(png_jmpbuf(r->png)))
         return;
     png_set_read_fn(r->png, r, on_read);
-    set_limits(r->png);
+    set_limits(r->png, r->src->lenient);
     png_read_info(r->png, r->info);
     r->status = img_reserve(r->img, r->src, png_get_image_width(r->png, r->info),
                             png_get_image_height(r->png, r->info), r->err);
