@@ -121,8 +121,7 @@ extern "C" {
     X(ERR_WEIGHT_NAN, 65, "weight_nan")                         \
     X(ERR_WEIGHT_INF, 65, "weight_inf")                         \
     X(ERR_CACHE_NAME, 65, "cache_name")                         \
-    X(ERR_CACHE_NOT_FOUND, 66, "cache_not_found")               \
-    X(ERR_CACHE_INCOMPLETE, 66, "cache_incomplete")
+    X(ERR_CACHE_NOT_FOUND, 66, "cache_not_found")
 
 /* config.json, generation_config.json, preprocessor_config.json; JSON files in general. */
 #define MLL_STATUS_LIST_CONFIG(X)                            \

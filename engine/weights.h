@@ -14,6 +14,7 @@
 #include "ops.h"
 
 struct ckpt;
+struct st_tensor;
 
 /* transformer.layers.N. or global_transformer.layers.N. of the vision tower; D its hidden size */
 struct vision_layer {
@@ -66,7 +67,9 @@ struct weights {
     /* language_model. */
     struct mat lm_head; /* (vocab_size, hidden) lm_head.weight */
 
-    struct ckpt *ckpt; /* owned: the mapped files that every data pointer points into, or NULL */
+    struct ckpt *ckpt;   /* owned: the mapped files that every data pointer points into, or NULL */
+    const char **unused; /* (n_unused) tensors of the files that the table does not name */
+    size_t n_unused;
 };
 
 /* Opens DIR's safetensors files and binds every tensor of the table. no_mmap reads the files into
@@ -74,6 +77,10 @@ struct weights {
  * there are. */
 enum mll_status weights_load(struct weights **weights, const struct cfg *cfg, const char *dir,
                              bool no_mmap, struct mll_error *err);
+/* Binds what ckpt holds and adds a defect for every tensor that is missing or has the wrong shape
+ * or dtype; its data stays NULL. ckpt stays the caller's until weights->ckpt is set to it. */
+void weights_bind(struct weights *weights, const struct cfg *cfg, const struct ckpt *ckpt,
+                  struct defects *d);
 /* An unbound struct with its layer arrays, for synthetic weights: every data NULL, every shape and
  * dtype (the given one) set. */
 enum mll_status weights_alloc(struct weights **weights, const struct cfg *cfg, enum mll_dtype dtype,
@@ -103,6 +110,8 @@ struct weights_entry {
 bool weights_next(struct weights_entry *entry, const struct cfg *cfg);
 /* The field that an entry fills. */
 struct mat *weights_field(struct weights *weights, const struct weights_entry *entry);
+/* The tensor of a checkpoint that an entry names, under either name; NULL where there is none. */
+const struct st_tensor *weights_find(const struct weights_entry *entry, const struct ckpt *ckpt);
 /* Bytes of one matrix as stored (NF4: codes only). */
 size_t weights_mat_bytes(const struct mat *mat);
 

@@ -1,5 +1,6 @@
 #include "config.h"
 
+#include "checkpoint.h"
 #include "json_read.h"
 
 #include <limits.h>
@@ -410,13 +411,16 @@ void cfg_check(struct cfg *cfg, const char *dir, struct defects *d)
     cfg->generation = (struct cfg_generation){
         .bos = -1, .pad = -1, .temperature = 1, .top_p = 1, .repetition_penalty = 1, .top_k = 50};
     if (stat(dir, &info) != 0 || !S_ISDIR(info.st_mode)) {
-        defects_add(d, MLL_ERR_NOT_FOUND, "%s: expected a model directory", dir);
+        if (!ckpt_refuse_format(dir, d))
+            defects_add(d, MLL_ERR_NOT_FOUND, "%.400s: expected a model directory", dir);
         return;
     }
     size_t before = d->n;
-    json_t *root = jr_load(dir, "config.json", true, d);
+    json_t *root = jr_load(dir, "config.json", false, d);
     if (root)
         read_config(cfg, root, d);
+    else if (d->n == before && !ckpt_refuse_format(dir, d))
+        defects_add(d, MLL_ERR_CONFIG_MISSING, "config.json: expected in %.400s, found none", dir);
     json_decref(root);
     bool sound = d->n == before;
     if (!sound)
