@@ -5,18 +5,26 @@
  * other part would change the ids, so it is refused by name. Truncation and padding are settings of
  * a call, not of the vocabulary: they are left alone, as transformers does. */
 #include "bpe_table.h"
+#include "json_flat.h"
 #include "split.h"
 #include "utf8.h"
 
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SHOWN 60 /* bytes of a file's text that a message quotes */
 
+/* Byte-level text spends at most two bytes on one. */
+#define MAX_TEXT (2 * 2 * BPE_MAX_TOKEN + 4)
+
 struct reader {
     struct bpe *bpe;
-    const char *path;
     struct mll_error *err;
+    const char *start;  /* of the file's bytes */
+    struct flat big[2]; /* vocab and merges, the two big values, and bounds on their members */
+    size_t counts[2];
+    bool ignore_merges;
     int16_t byte_of[512]; /* byte-level text: the byte that a scalar stands for, -1 if none */
 };
 
@@ -84,82 +92,97 @@ static enum mll_status check_model(struct reader *r, const json_t *model)
     const json_t *dropout = json_object_get(model, "dropout");
     if (dropout && !json_is_null(dropout) && json_number_value(dropout) != 0)
         return REFUSE(r, MODEL, "model.dropout is set; only null is supported");
-    if (!json_is_object(json_object_get(model, "vocab")))
-        return REFUSE(r, MODEL, "model.vocab is not an object");
-    if (!json_is_array(json_object_get(model, "merges")))
-        return REFUSE(r, MODEL, "model.merges is not a list");
+    r->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
     return MLL_OK;
 }
 
-static enum mll_status read_vocab(struct reader *r, json_t *vocab)
+static enum mll_status malformed(struct reader *r, const char *key, const struct flat *at)
 {
-    char bytes[BPE_MAX_TOKEN];
-    for (void *at = json_object_iter(vocab); at; at = json_object_iter_next(vocab, at)) {
-        const char *key = json_object_iter_key(at);
-        const json_t *id = json_object_iter_value(at);
-        int n = from_byte_level(r, bytes, key, json_object_iter_key_len(at));
-        if (!json_is_integer(id))
-            return REFUSE(r, ID, "the id of token '%.*s' is not an integer", SHOWN, key);
+    return REFUSE(r, JSON, "model.%s is malformed, or has a text of over %d bytes, at byte %zu",
+                  key, MAX_TEXT, (size_t)(at->at - r->start));
+}
+
+/* {"token": id, ...} */
+static enum mll_status read_vocab(struct reader *r, struct flat f)
+{
+    char text[MAX_TEXT], bytes[BPE_MAX_TOKEN];
+    bool more = flat_mark(&f, '{') && !flat_mark(&f, '}');
+    while (more) {
+        int64_t id;
+        int size = flat_string(&f, text, MAX_TEXT);
+        if (size < 0 || !flat_mark(&f, ':'))
+            return malformed(r, "vocab", &f);
+        if (!flat_integer(&f, &id))
+            return REFUSE(r, ID, "the id of token '%.*s' is not an integer",
+                          size < SHOWN ? size : SHOWN, text);
+        int n = from_byte_level(r, bytes, text, (size_t)size);
         if (n < 0)
             return REFUSE(r, TOKEN, "the token '%.*s' is not byte-level text of at most %d bytes",
-                          SHOWN, key, BPE_MAX_TOKEN);
-        MLL_TRY(bpe_add_token(r->bpe, json_integer_value(id), bytes, (size_t)n, r->err));
+                          size < SHOWN ? size : SHOWN, text, BPE_MAX_TOKEN);
+        MLL_TRY(bpe_add_token(r->bpe, id, bytes, (size_t)n, r->err));
+        more = flat_mark(&f, ',');
+        if (!more && !flat_mark(&f, '}'))
+            return malformed(r, "vocab", &f);
     }
-    return MLL_OK;
+    return flat_done(&f) ? MLL_OK : malformed(r, "vocab", &f);
 }
 
-/* A merge is ["left", "right"] or, in older files, "left right". */
-static bool merge_parts(const json_t *merge, const char **left, size_t *left_size,
-                        const char **right, size_t *right_size)
+/* One merge, ["left", "right"] or, in older files, "left right": both texts one after the other in
+ * text, *left and *right their sizes. */
+static bool read_parts(struct flat *f, char *text, int *left, int *right)
 {
-    if (json_is_array(merge) && json_array_size(merge) == 2) {
-        const json_t *a = json_array_get(merge, 0), *b = json_array_get(merge, 1);
-        *left = json_string_value(a);
-        *right = json_string_value(b);
-        *left_size = json_string_length(a);
-        *right_size = json_string_length(b);
-        return *left && *right;
+    if (flat_mark(f, '[')) {
+        *left = flat_string(f, text, MAX_TEXT / 2);
+        if (*left < 0 || !flat_mark(f, ','))
+            return false;
+        *right = flat_string(f, text + *left, MAX_TEXT / 2);
+        return *right >= 0 && flat_mark(f, ']');
     }
-    *left = json_string_value(merge);
-    const char *space = *left ? strchr(*left, ' ') : NULL;
+    int size = flat_string(f, text, MAX_TEXT);
+    char *space = size > 0 ? memchr(text, ' ', (size_t)size) : NULL;
     if (!space)
         return false;
-    *left_size = (size_t)(space - *left);
-    *right = space + 1;
-    *right_size = json_string_length(merge) - *left_size - 1;
+    *left = (int)(space - text);
+    *right = size - *left - 1;
+    memmove(space, space + 1, (size_t)*right);
     return true;
 }
 
-static enum mll_status read_merge(struct reader *r, const json_t *merge, uint32_t rank)
+static enum mll_status add_merge(struct reader *r, uint32_t rank, const char *text, int left,
+                                 int right)
 {
     char bytes[2 * BPE_MAX_TOKEN];
-    const char *left, *right;
-    size_t left_size, right_size;
-    if (!merge_parts(merge, &left, &left_size, &right, &right_size))
-        return REFUSE(r, MERGE, "merge %u is neither two strings nor one with a space", rank);
-    int n = from_byte_level(r, bytes, left, left_size);
-    int n2 = n < 0 ? -1 : from_byte_level(r, bytes + n, right, right_size);
+    int n = from_byte_level(r, bytes, text, (size_t)left);
+    int n2 = n < 0 ? -1 : from_byte_level(r, bytes + n, text + left, (size_t)right);
     int32_t a = n < 1 ? -1 : bpe_find_token(r->bpe, bytes, (size_t)n);
     int32_t b = n2 < 1 ? -1 : bpe_find_token(r->bpe, bytes + n, (size_t)n2);
+    int left_shown = left < SHOWN ? left : SHOWN, right_shown = right < SHOWN ? right : SHOWN;
     if (a < 0 || b < 0)
         return REFUSE(r, MERGE_PART, "merge %u: its %s part '%.*s' is not in the vocabulary", rank,
-                      a < 0 ? "left" : "right", SHOWN, a < 0 ? left : right);
+                      a < 0 ? "left" : "right", a < 0 ? left_shown : right_shown,
+                      a < 0 ? text : text + left);
     int32_t result = bpe_find_token(r->bpe, bytes, (size_t)(n + n2));
     if (result < 0)
         return REFUSE(r, MERGE_RESULT,
                       "merge %u: '%.*s' and '%.*s' make no token of the vocabulary", rank,
-                      left_size < SHOWN ? (int)left_size : SHOWN, left, SHOWN, right);
+                      left_shown, text, right_shown, text + left);
     return bpe_add_merge(r->bpe, a, b, result, rank, r->err);
 }
 
-static enum mll_status read_model(struct reader *r, const json_t *model)
+static enum mll_status read_merges(struct reader *r, struct flat f)
 {
-    const json_t *merges = json_object_get(model, "merges");
-    MLL_TRY(read_vocab(r, json_object_get(model, "vocab")));
-    for (size_t i = 0; i < json_array_size(merges); i++)
-        MLL_TRY(read_merge(r, json_array_get(merges, i), (uint32_t)i));
-    r->bpe->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-    return MLL_OK;
+    char text[MAX_TEXT];
+    int left, right;
+    bool more = flat_mark(&f, '[') && !flat_mark(&f, ']');
+    for (uint32_t rank = 0; more; rank++) {
+        if (!read_parts(&f, text, &left, &right))
+            return REFUSE(r, MERGE, "merge %u is neither two strings nor one with a space", rank);
+        MLL_TRY(add_merge(r, rank, text, left, right));
+        more = flat_mark(&f, ',');
+        if (!more && !flat_mark(&f, ']'))
+            return malformed(r, "merges", &f);
+    }
+    return flat_done(&f) ? MLL_OK : malformed(r, "merges", &f);
 }
 
 /* ---- what stands around the model ---- */
@@ -295,8 +318,6 @@ static enum mll_status read_root(struct reader *r, const json_t *root)
     const json_t *model = json_object_get(root, "model");
     const json_t *added = json_object_get(root, "added_tokens");
     const json_t *normalizer = json_object_get(root, "normalizer");
-    if (!json_is_object(model))
-        return REFUSE(r, FILE, "no object 'model': not a tokenizer.json");
     if (normalizer && !json_is_null(normalizer))
         return REFUSE(r, NORMALIZER, "normalizer '%.*s' is set; only null is supported", SHOWN,
                       type_of(normalizer));
@@ -305,26 +326,64 @@ static enum mll_status read_root(struct reader *r, const json_t *root)
     if (!is_type(json_object_get(root, "decoder"), "ByteLevel"))
         return REFUSE(r, DECODER, "decoder is '%.*s', expected 'ByteLevel'", SHOWN,
                       type_of(json_object_get(root, "decoder")));
-    size_t count = json_object_size(json_object_get(model, "vocab")) + json_array_size(added);
-    MLL_TRY(bpe_new(&r->bpe, count, json_array_size(json_object_get(model, "merges")), r->err));
-    MLL_TRY(read_model(r, model));
+    MLL_TRY(bpe_new(&r->bpe, r->counts[0] + json_array_size(added), r->counts[1], r->err));
+    r->bpe->ignore_merges = r->ignore_merges;
+    MLL_TRY(read_vocab(r, r->big[0]));
+    MLL_TRY(read_merges(r, r->big[1]));
     MLL_TRY(read_added(r, added));
     MLL_TRY(read_post_processor(r, json_object_get(root, "post_processor")));
     return bpe_seal(r->bpe, r->err);
 }
 
+/* The file's text with a 0 in place of a and b; out has room for size. Returns the length. */
+static size_t copy_without(char *out, struct flat all, struct flat a, struct flat b)
+{
+    const struct flat parts[] = {{all.at, a.at < b.at ? a.at : b.at},
+                                 {a.at < b.at ? a.end : b.end, a.at < b.at ? b.at : a.at},
+                                 {a.at < b.at ? b.end : a.end, all.end}};
+    size_t n = 0;
+    for (int i = 0; i < 3; i++) {
+        size_t size = (size_t)(parts[i].end - parts[i].at);
+        memcpy(out + n, parts[i].at, size);
+        n += size;
+        if (i < 2)
+            out[n++] = '0';
+    }
+    return n;
+}
+
+/* The file's tree; the two big values are left to the flat reader. */
+static enum mll_status parse(struct reader *r, json_t **root, struct flat all)
+{
+    static const char *const outer[] = {"model"}, *const inner[] = {"vocab", "merges"};
+    struct flat model;
+    size_t count;
+    bool found = flat_members(&model, &count, all, outer, 1) &&
+                 flat_members(r->big, r->counts, model, inner, 2);
+    size_t size = (size_t)(all.end - all.at);
+    char *rest = found ? malloc(size) : NULL;
+    if (rest)
+        size = copy_without(rest, all, r->big[0], r->big[1]);
+    json_error_t error;
+    *root = json_loadb(rest ? rest : all.at, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    free(rest);
+    if (!*root)
+        return REFUSE(r, JSON, "not JSON: %s", error.text);
+    if (!found && !json_is_object(json_object_get(*root, "model")))
+        return REFUSE(r, FILE, "no object 'model': not a tokenizer.json");
+    return found ? MLL_OK : REFUSE(r, MODEL, "model has no 'vocab' or no 'merges'");
+}
+
 enum mll_status bpe_read_json(struct bpe **bpe, const char *bytes, size_t size, const char *path,
                               struct mll_error *err)
 {
-    json_error_t parse;
-    json_t *root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &parse);
-    if (!root)
-        return mll_fail(err, MLL_ERR_TOKENIZER_JSON, "%s: line %d, column %d: %s", path, parse.line,
-                        parse.column, parse.text);
     struct mll_error inner = {0};
-    struct reader r = {.path = path, .err = &inner};
+    struct reader r = {.start = bytes, .err = &inner};
+    json_t *root = NULL;
     fill_byte_table(r.byte_of, sizeof r.byte_of / sizeof *r.byte_of);
-    enum mll_status status = read_root(&r, root);
+    enum mll_status status = parse(&r, &root, (struct flat){bytes, bytes + size});
+    if (status == MLL_OK)
+        status = read_root(&r, root);
     json_decref(root);
     if (status == MLL_OK) {
         *bpe = r.bpe;
