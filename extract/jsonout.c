@@ -62,6 +62,18 @@ size_t jw_utf8(uint32_t *scalar, const char *text, size_t size)
     return n;
 }
 
+bool jw_is_utf8(const char *text)
+{
+    size_t size = strlen(text);
+    for (size_t i = 0, n; i < size; i += n) {
+        uint32_t scalar;
+        n = jw_utf8(&scalar, text + i, size - i);
+        if (n == 0)
+            return false;
+    }
+    return true;
+}
+
 static void put_scalar(struct jw *w, uint32_t c)
 {
     char out[16];

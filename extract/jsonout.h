@@ -40,5 +40,6 @@ void jw_free(struct jw *w);
 /* Length of the valid UTF-8 scalar at the start of text, 0 where there is none; *scalar its value.
  */
 size_t jw_utf8(uint32_t *scalar, const char *text, size_t size);
+bool jw_is_utf8(const char *text); /* all of it */
 
 #endif
