@@ -211,7 +211,8 @@ MLL_API const float *mll_session_logits(const struct mll_session *session);
 
 /* ---- files, memory, tracing ------------------------------------------------------------------ */
 
-/* One finding of mll_check; borrowed strings, valid during the callback. */
+/* One finding of mll_check; borrowed strings, valid during the callback. MLL_OK: a remark (a tensor
+ * that is not used), no defect. */
 typedef void mll_finding_fn(void *user, enum mll_status code, const char *message);
 /* Validates configs, tokenizer and every tensor's header of a directory without running; deep reads
  * the weights for NaN and Inf. Reports every defect, returns the first one's status. */

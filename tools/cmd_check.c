@@ -13,6 +13,10 @@ struct report {
 static void on_finding(void *user, enum mll_status code, const char *message)
 {
     struct report *report = user;
+    if (code == MLL_OK) {
+        tool_note("%s", message);
+        return;
+    }
     report->n++;
     if (!report->json) {
         printf("%s: %s\n", mll_status_name(code), message);
