@@ -1,22 +1,30 @@
 /* matmul.c - y = x W^T + b: the plain form, and the choice of a form.  Contract: ops.h.
  *   y[r][o] = dot(x[r], w[o]) + bias[o]        HF: nn.Linear
  * The order of every sum is that of dot() in ops.h: 16 lanes, one fused multiply-add an element. */
-#include "backend.h"
-#include "half.h"
-#include "par.h"
+#include "matmul.h"
 
 #include <math.h>
 
-struct matmul {
-    float *y;
-    const float *x;
-    const struct mat *w, *bias;
-    int n;
-};
+#include "half.h"
+#include "par.h"
+
+/* Up to this many rows of x, w is read where it lies; above, packing it pays. */
+enum { DIRECT_ROWS = 12 };
+
+const float *matmul_bias(float out[MATMUL_W], const struct mat *bias, size_t row, int rows)
+{
+    if (bias == NULL)
+        return NULL;
+    for (int i = 0; i < MATMUL_W; i++)
+        out[i] = i < rows ? weight_at(bias->data, bias->dtype, row + (size_t)i) : 0;
+    return out;
+}
+
+/* ---- the plain form -------------------------------------------------------------------------- */
 
 static float dot(const float *x, const struct mat *w, size_t row)
 {
-    float lane[16] = {0};
+    float lane[MATMUL_LANES] = {0};
     size_t cols = (size_t)w->cols;
     for (size_t k = 0; k < cols; k++)
         lane[k % 16] = fmaf(x[k], weight_at(w->data, w->dtype, row * cols + k), lane[k % 16]);
@@ -26,7 +34,7 @@ static float dot(const float *x, const struct mat *w, size_t row)
     return lane[0];
 }
 
-static void matmul_rows(void *arg, size_t begin, size_t end, int thread)
+static void plain_rows(void *arg, size_t begin, size_t end, int thread)
 {
     const struct matmul *m = arg;
     (void)thread;
@@ -40,17 +48,69 @@ static void matmul_rows(void *arg, size_t begin, size_t end, int thread)
     }
 }
 
+/* ---- choice ---------------------------------------------------------------------------------- */
+
+static const struct matmul_form *form_of(const struct mll_exec *ex, enum mll_dtype dtype)
+{
+#if defined(__x86_64__)
+    if (ex->bf16 && dtype == MLL_DTYPE_BF16)
+        return &matmul_avx512_bf16;
+    if (ex->isa == MLL_ISA_AVX512)
+        return &matmul_avx512;
+    if (ex->isa == MLL_ISA_AVX2)
+        return &matmul_avx2;
+#endif
+    (void)ex;
+    (void)dtype;
+    return NULL;
+}
+
+static void direct_groups(void *arg, size_t begin, size_t end, int thread)
+{
+    const struct matmul *m = arg;
+    (void)thread;
+    m->form->direct(m, begin, end);
+}
+
+static size_t bf16_row_bytes(int cols)
+{
+    return ((size_t)cols + 31) / 32 * 64;
+}
+
+static void run_direct(struct mll_exec *ex, struct matmul *m)
+{
+    size_t mark = exec_mark(ex), cols = (size_t)m->w->cols;
+    m->x_steps = (const unsigned char *)m->x;
+    m->x_stride = cols * sizeof *m->x;
+    if (m->form->step == 32) {
+        m->x_stride = bf16_row_bytes(m->w->cols);
+        unsigned char *rounded = exec_alloc(ex, (size_t)m->n * m->x_stride);
+        for (size_t r = 0; r < (size_t)m->n; r++)
+            m->form->pack_x(rounded + r * m->x_stride, m->x + r * cols, cols, 1, cols);
+        m->x_steps = rounded;
+    }
+    par_for(ex->threads, ((size_t)m->w->rows + MATMUL_W - 1) / MATMUL_W, direct_groups, m);
+    exec_release(ex, mark);
+}
+
 void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                 const struct mat *bias, int n)
 {
     struct matmul m = {.y = y, .x = x, .w = w, .bias = bias, .n = n};
-    par_for(ex->threads, (size_t)w->rows, matmul_rows, &m);
+    m.form = form_of(ex, w->dtype);
+    if (m.form == NULL)
+        par_for(ex->threads, (size_t)w->rows, plain_rows, &m);
+    else if (n > DIRECT_ROWS)
+        matmul_block(ex, &m);
+    else
+        run_direct(ex, &m);
 }
 
 size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
 {
-    (void)ex;
-    (void)n;
-    (void)cols;
-    return 0;
+    if (ex->isa == MLL_ISA_C)
+        return 0;
+    if (n > DIRECT_ROWS)
+        return matmul_block_scratch(ex->threads, n, cols);
+    return ex->bf16 ? (size_t)n * bf16_row_bytes(cols) : 0;
 }

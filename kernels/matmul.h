@@ -1,0 +1,65 @@
+/* matmul.h - what the forms of op_matmul share.  Internal to kernels/.
+ *
+ * A form (AVX2, AVX-512, AVX-512 with the BF16 dot instruction) is four functions over 64-byte
+ * steps: one step holds 16 float32 or 32 bf16 elements of k, and feeds 16 float32 lanes. A tile is
+ * up to MATMUL_X rows of x by MATMUL_W rows of w, 16 lanes an output, added up over the steps in
+ * ascending k and joined by one tree at the end: where the steps are cut into blocks, and how many
+ * rows stand side by side, changes no bit.
+ *
+ * Few rows of x: `direct` reads w where it lies, once. Many rows (matmul_block.c): x and w are
+ * packed, block by block, into panels [step][row] that stay in the caches. */
+#ifndef MLL_MATMUL_H
+#define MLL_MATMUL_H
+
+#include "backend.h"
+
+enum { MATMUL_X = 6, MATMUL_W = 4, MATMUL_LANES = 16 };
+
+struct matmul {
+    float *y;                   /* (n, w->rows) */
+    const float *x;             /* (n, w->cols) */
+    const struct mat *w, *bias; /* bias NULL for none */
+    int n;
+    const struct matmul_form *form;
+    /* What the form's direct reads: x itself, or x rounded to bf16 with zeros behind the last
+     * column; rows of x_stride bytes. */
+    const unsigned char *x_steps;
+    size_t x_stride;
+};
+
+/* One tile over a run of steps. The lanes start at zero if `first`, else at acc; they are added up
+ * and written to y if `last`, else left in acc. */
+struct matmul_tile {
+    const void *x, *w; /* panels: x [steps][rows], w [steps][MATMUL_W], 64 bytes a step and row */
+    float *acc;        /* [rows][MATMUL_W][16] */
+    size_t steps;
+    int tail;       /* elements of the last step, 0 for a whole one */
+    int rows, cols; /* outputs: rows of x, rows of w */
+    bool first, last;
+    float *y; /* (rows, cols) at stride y_stride */
+    size_t y_stride;
+    const float *bias; /* (MATMUL_W), NULL for none */
+};
+
+struct matmul_form {
+    int step; /* elements of k in a step */
+    /* All n rows of x by the groups [begin, end) of MATMUL_W rows of w. */
+    void (*direct)(const struct matmul *m, size_t begin, size_t end);
+    /* Packs k elements of `rows` rows of x at stride `stride` into steps [..][rows]. */
+    void (*pack_x)(void *panel, const float *x, size_t stride, int rows, size_t k);
+    /* Packs k elements from column `from` of w rows [row, row + rows) into steps [..][MATMUL_W];
+     * missing rows and elements are zero. */
+    void (*pack_w)(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k);
+    void (*tile)(const struct matmul_tile *t);
+};
+
+extern const struct matmul_form matmul_avx2, matmul_avx512, matmul_avx512_bf16;
+
+/* Bias elements [row, row + rows) widened into out; returns out, or NULL where there is no bias. */
+const float *matmul_bias(float out[MATMUL_W], const struct mat *bias, size_t row, int rows);
+
+/* The blocked matmul, and the most scratch it takes with any form. */
+void matmul_block(struct mll_exec *ex, const struct matmul *m);
+size_t matmul_block_scratch(int threads, int n, int cols);
+
+#endif

@@ -1,0 +1,44 @@
+/* matmul_bf16.c - op_matmul of bf16 weights with the BF16 dot instruction (--compute bf16).
+ *
+ * x is rounded to bf16, to nearest, ties to even (denormals to zero). Elements 2 j and 2 j + 1 go
+ * to lane j mod 16 by VDPBF16PS, in ascending j; elements behind the last column count as zeros;
+ * the tree adds the lanes as in float32. The order depends on nothing but the columns, so that rows
+ * alone or beside others, and any thread count, give the same bits. See matmul_zmm.h. */
+#include "matmul_zmm.h"
+
+static void direct(const struct matmul *m, size_t begin, size_t end)
+{
+    for (size_t g = begin; g < end; g++)
+        direct_group(m, g, KIND_BF16_DOT);
+}
+
+static __m512i round_step(const float *x, size_t elements)
+{
+    __mmask32 mask = mask_of(elements);
+    __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x);
+    __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x + 16);
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+static void pack_x(void *panel, const float *x, size_t stride, int rows, size_t k)
+{
+    for (int r = 0; r < rows; r++) {
+        const float *from = x + (size_t)r * stride;
+        unsigned char *out = (unsigned char *)panel + r * STEP_BYTES;
+        for (size_t i = 0; i < k; i += 32, out += rows * STEP_BYTES)
+            _mm512_store_si512(out, round_step(from + i, k - i));
+    }
+}
+
+static void pack_w(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k)
+{
+    pack_w_rows(panel, w, KIND_BF16_DOT, row, rows, from, k);
+}
+
+static void tile(const struct matmul_tile *t)
+{
+    panel_tile_any(t, KIND_BF16_DOT);
+}
+
+const struct matmul_form matmul_avx512_bf16 = {
+    .step = 32, .direct = direct, .pack_x = pack_x, .pack_w = pack_w, .tile = tile};
