@@ -38,7 +38,7 @@ enum mll_reference { MLL_REFERENCE_META = 0, MLL_REFERENCE_HF4, MLL_REFERENCE_HF
 
 /* Zero means the default for every member but model. */
 struct mll_options {
-    const char *model;  /* directory, or ORG/NAME[@revision] in the local HF cache */
+    const char *model;  /* directory in the HF layout */
     const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
     enum mll_reference reference;
     int threads;        /* 0: the cores this process may use */
