@@ -14,7 +14,7 @@ struct attn_args {
     const int32_t *seq, *begin, *end;
     int heads, group; /* group: query heads of one KV head in a tile */
     float scale;
-    attn_tile_fn *form;
+    attn_tile_fn *form, *few;
     int n_tiles;
     int *tile_row; /* (n_tiles + 1), the first row of each tile */
     bool *ok;      /* (n), false after an index fault */
@@ -84,7 +84,7 @@ static void attn_one_tile(const struct attn_args *a, struct attn_tile *t, int ti
                                        (seq_ok ? kv_entry(a->table, a->seq[first], 0) : 0),
                              .stride = (size_t)pool->n_kv_heads * (size_t)dim * MLL_KV_BLOCK,
                              .dim = dim};
-    a->form(t, &keys, a->scale);
+    (last - first == 1 ? a->few : a->form)(t, &keys, a->scale);
     for (int lane = 0; lane < t->lanes; lane++) {
         int r = first + lane / a->group, h = head + lane % a->group;
         attn_tile_result(t, a->y + (size_t)r * row + (size_t)h * (size_t)dim, lane, dim);
@@ -126,7 +126,8 @@ void attn_cpu(struct mll_exec *ex, float *y, const float *q, const struct kv_poo
                           .heads = heads,
                           .group = heads_in_tile(heads / pool->n_kv_heads),
                           .scale = scale,
-                          .form = attn_tile_form(ex)};
+                          .form = attn_tile_form(ex),
+                          .few = attn_few_form(ex)};
     a.memory = exec_alloc(ex, (size_t)ex->threads * attn_tile_bytes(pool->head_dim));
     a.tile_row = exec_alloc(ex, ((size_t)n + 1) * sizeof(int));
     a.ok = exec_alloc(ex, (size_t)n * sizeof(bool));

@@ -15,6 +15,7 @@
 #include "ops.h"
 
 #define ATTN_LANES 48 /* three AVX-512 registers */
+#define ATTN_FEW   4
 
 /* Blocks of 16 keys of one head: (head_dim, MLL_KV_BLOCK) in k, (MLL_KV_BLOCK, head_dim) in v. */
 struct attn_keys {
@@ -31,19 +32,22 @@ struct attn_tile {
     bool is_pad[ATTN_LANES];
     float max[ATTN_LANES], sum[ATTN_LANES]; /* results of the form */
     float *q, *o;                           /* (head_dim, ATTN_LANES) */
-    float *p;                               /* (MLL_ATTN_CHUNK, ATTN_LANES), for the form */
+    float *p; /* for the form: (MLL_ATTN_CHUNK, ATTN_LANES) or (ATTN_FEW, head_dim) */
 };
 
 /* Fills max, sum and o of all lanes. */
 typedef void attn_tile_fn(struct attn_tile *t, const struct attn_keys *keys, float scale);
 
-attn_tile_fn attn_tile_c;
+attn_tile_fn attn_tile_c, attn_tile_avx2, attn_tile_avx512;
+/* The same for lanes that all have the range of lane 0 and are no pad rows: one row's heads. */
+attn_tile_fn attn_few_avx2, attn_few_avx512;
 
 /* Bytes of one tile for exec_alloc, and its creation; its lanes start unused. */
 size_t attn_tile_bytes(int head_dim);
 struct attn_tile *attn_tile_new(void *memory, int head_dim);
-/* The form for rows of this exec. */
+/* The forms of this exec: for any tile, and for one row. */
 attn_tile_fn *attn_tile_form(const struct mll_exec *ex);
+attn_tile_fn *attn_few_form(const struct mll_exec *ex);
 /* Adds a lane with query q (head_dim), or takes its result out, y = o / sum. */
 void attn_tile_add(struct attn_tile *t, const float *q, int head_dim, int begin, int end);
 void attn_tile_result(const struct attn_tile *t, float *y, int lane, int head_dim);

@@ -15,7 +15,8 @@ static size_t aligned(size_t bytes)
 
 size_t attn_tile_bytes(int head_dim)
 {
-    size_t floats = (2 * (size_t)head_dim + MLL_ATTN_CHUNK) * ATTN_LANES;
+    size_t few = ATTN_FEW * (size_t)head_dim, chunk = MLL_ATTN_CHUNK * ATTN_LANES;
+    size_t floats = 2 * (size_t)head_dim * ATTN_LANES + (few > chunk ? few : chunk);
     return aligned(sizeof(struct attn_tile)) + aligned(floats * sizeof(float));
 }
 
@@ -51,8 +52,14 @@ void attn_tile_result(const struct attn_tile *t, float *y, int lane, int head_di
 
 attn_tile_fn *attn_tile_form(const struct mll_exec *ex)
 {
-    (void)ex;
-    return attn_tile_c;
+    return SIMD_FORM(ex, attn_tile);
+}
+
+attn_tile_fn *attn_few_form(const struct mll_exec *ex)
+{
+#define attn_few_c attn_tile_c
+    return SIMD_FORM(ex, attn_few);
+#undef attn_few_c
 }
 
 static bool is_seen(const struct attn_tile *t, const struct attn_keys *keys, int lane, int key)

@@ -79,6 +79,16 @@ extern const struct op_table op_table_cpu;
 void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index,
                 int64_t bound);
 
+/* The form of a loop for the exec's instruction set: name_c, name_avx2 or name_avx512. */
+#if defined(__x86_64__)
+#define SIMD_FORM(ex, name)                      \
+    ((ex)->isa == MLL_ISA_AVX512 ? name##_avx512 \
+     : (ex)->isa == MLL_ISA_AVX2 ? name##_avx2   \
+                                 : name##_c)
+#else
+#define SIMD_FORM(ex, name) name##_c
+#endif
+
 /* Threads for n elements of light work: few are done sooner than a thread wakes up. */
 static inline int exec_threads_for(const struct mll_exec *ex, size_t n)
 {

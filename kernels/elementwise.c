@@ -12,7 +12,7 @@
 struct elementwise_args {
     float *y;
     const float *x, *z;
-    void (*span)(float *y, const float *x, const float *z, size_t n);
+    span_fn *span;
 };
 
 static void add_span(float *y, const float *x, const float *z, size_t n)
@@ -49,13 +49,13 @@ void add_cpu(struct mll_exec *ex, float *y, const float *x, const float *z, size
 
 void silu_mul_cpu(struct mll_exec *ex, float *y, const float *gate, const float *up, size_t n)
 {
-    struct elementwise_args a = {y, gate, up, silu_mul_span_c};
+    struct elementwise_args a = {y, gate, up, SIMD_FORM(ex, silu_mul_span)};
     par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 
 void gelu_cpu(struct mll_exec *ex, float *y, const float *x, size_t n)
 {
-    struct elementwise_args a = {y, x, NULL, gelu_span_c};
+    struct elementwise_args a = {y, x, NULL, SIMD_FORM(ex, gelu_span)};
     par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 

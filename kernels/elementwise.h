@@ -6,7 +6,10 @@
 
 #define GELU_SQRT_HALF 0x1.6a09e6p-1f
 
-void silu_mul_span_c(float *y, const float *gate, const float *up, size_t n);
-void gelu_span_c(float *y, const float *x, const float *unused, size_t n);
+/* Elements [0, n); z is unused by gelu. */
+typedef void span_fn(float *y, const float *x, const float *z, size_t n);
+
+span_fn silu_mul_span_c, silu_mul_span_avx2, silu_mul_span_avx512;
+span_fn gelu_span_c, gelu_span_avx2, gelu_span_avx512;
 
 #endif

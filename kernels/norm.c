@@ -57,13 +57,13 @@ static void norm_rows(void *arg, size_t begin, size_t end, int thread)
 void rmsnorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w, int rows,
                  int dim, float eps)
 {
-    struct norm_args a = {y, x, w, NULL, dim, eps, rmsnorm_row_c};
+    struct norm_args a = {y, x, w, NULL, dim, eps, SIMD_FORM(ex, rmsnorm_row)};
     par_for(ex->threads, (size_t)rows, norm_rows, &a);
 }
 
 void layernorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                    const struct mat *b, int rows, int dim, float eps)
 {
-    struct norm_args a = {y, x, w, b, dim, eps, layernorm_row_c};
+    struct norm_args a = {y, x, w, b, dim, eps, SIMD_FORM(ex, layernorm_row)};
     par_for(ex->threads, (size_t)rows, norm_rows, &a);
 }

@@ -7,6 +7,7 @@
 typedef void norm_row_fn(float *y, const float *x, const struct mat *w, const struct mat *b,
                          int dim, float eps);
 
-norm_row_fn rmsnorm_row_c, layernorm_row_c;
+norm_row_fn rmsnorm_row_c, rmsnorm_row_avx2, rmsnorm_row_avx512;
+norm_row_fn layernorm_row_c, layernorm_row_avx2, layernorm_row_avx512;
 
 #endif
