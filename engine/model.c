@@ -1,0 +1,230 @@
+/* model.c - opening an engine: config -> weight table -> mapped files -> exec, arena, KV pools. */
+#include "model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* RoPE frequencies in float32, pow in double: theta^(-2i / head_dim), and Llama 3's scaling: long
+ * wavelengths are stretched by factor, short ones kept, those between blended.
+ * HF: _compute_llama3_parameters */
+static float rope_frequency(const struct cfg_text *t, int i)
+{
+    float exponent = (float)(2 * i) / (float)t->head_dim;
+    float freq = 1.0f / (float)pow(t->rope_theta, exponent);
+    if (!t->rope_scaled)
+        return freq;
+    float original = (float)t->rope_original_max_position;
+    float wavelength = (float)(2.0 * M_PI) / freq;
+    float low = (float)t->rope_low_freq, high = (float)t->rope_high_freq;
+    if (wavelength > original / low)
+        return freq / (float)t->rope_factor;
+    if (wavelength < original / high)
+        return freq;
+    float smooth = (original / wavelength - low) / (high - low);
+    return (1.0f - smooth) * (freq / (float)t->rope_factor) + smooth * freq;
+}
+
+static enum mll_status open_frequencies(struct mll_engine *e, struct mll_error *err)
+{
+    int n = e->cfg.text.head_dim / 2;
+    float *host = malloc((size_t)n * sizeof *host);
+    if (host == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %d frequencies", n);
+    for (int i = 0; i < n; i++)
+        host[i] = rope_frequency(&e->cfg.text, i);
+    e->inv_freq = exec_alloc(e->exec, (size_t)n * sizeof *host);
+    exec_upload(e->exec, e->inv_freq, host, (size_t)n * sizeof *host);
+    free(host);
+    return MLL_OK;
+}
+
+static struct kv_table open_table(struct mll_engine *e, int blocks)
+{
+    size_t n = (size_t)e->plan.max_sessions;
+    return (struct kv_table){.blocks = exec_alloc(e->exec, arena_floats(n, (size_t)blocks)),
+                             .n_seqs = e->plan.max_sessions,
+                             .max_blocks = blocks};
+}
+
+/* Pools and tables at the bottom of the arena. */
+static enum mll_status open_kv(struct mll_engine *e, struct mll_error *err)
+{
+    const struct cfg_text *t = &e->cfg.text;
+    const struct memory_plan *p = &e->plan;
+    size_t block = (size_t)t->kv_heads * (size_t)t->head_dim * MLL_KV_BLOCK * sizeof(float);
+    e->pools = calloc((size_t)t->layers, sizeof *e->pools);
+    e->zeros = calloc(1, block);
+    if (e->pools == NULL || e->zeros == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %d KV pools", t->layers);
+    MLL_TRY(blocks_open(&e->text_stack, p->max_sessions * p->text_blocks, err));
+    MLL_TRY(blocks_open(&e->image_stack, p->max_sessions * p->image_blocks_used, err));
+    for (int i = 0; i < t->layers; i++) {
+        int n = t->is_cross[i] ? e->image_stack.n_free : e->text_stack.n_free;
+        e->pools[i] = (struct kv_pool){.dtype = MLL_DTYPE_F32,
+                                       .n_blocks = n,
+                                       .n_kv_heads = t->kv_heads,
+                                       .head_dim = t->head_dim};
+        e->pools[i].k = exec_alloc(e->exec, (size_t)n * block);
+        e->pools[i].v = exec_alloc(e->exec, (size_t)n * block);
+    }
+    e->text_table = open_table(e, p->text_blocks);
+    e->image_table = open_table(e, p->image_blocks);
+    return MLL_OK;
+}
+
+/* The exec's arena has to fit what the ops themselves say they need: asked of a bare exec first. */
+static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
+{
+    struct mll_exec *bare;
+    MLL_TRY(plan_open_exec(&bare, &e->options, 0, err));
+    enum mll_status status = plan_memory(&e->plan, &e->cfg, &e->options, bare, err);
+    exec_close(bare);
+    MLL_TRY(status);
+    MLL_TRY(plan_open_exec(&e->exec, &e->options, e->plan.arena, err));
+
+    size_t chunk = (size_t)e->plan.prefill_chunk, sessions = (size_t)e->plan.max_sessions;
+    e->staging = calloc((size_t)STEP_ARRAYS * chunk + sessions, sizeof *e->staging);
+    e->slot_used = calloc(sessions, sizeof *e->slot_used);
+    e->shares = calloc(sessions, sizeof *e->shares);
+    e->cancelled = calloc(sessions, sizeof *e->cancelled);
+    if (!e->staging || !e->slot_used || !e->shares || !e->cancelled)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the engine");
+    MLL_TRY(open_frequencies(e, err));
+    return open_kv(e, err);
+}
+
+static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
+{
+    const struct mll_options *o = &e->options;
+    MLL_TRY(cfg_load(&e->cfg, e->path, err));
+    MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
+    /* A directory without a tokenizer still serves requests made of ids. */
+    enum mll_status status = bpe_open(&e->bpe, e->path, err);
+    if (status != MLL_OK && status != MLL_ERR_NOT_FOUND)
+        return status;
+    return open_exec(e, err);
+}
+
+enum mll_status mll_open(struct mll_engine **engine, const struct mll_options *options,
+                         struct mll_error *err)
+{
+    *engine = NULL;
+    if (options->model == NULL)
+        return mll_fail(err, MLL_ERR_USAGE, "no model given");
+    struct mll_engine *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an engine");
+    e->options = *options;
+    enum mll_status status = model_resolve(&e->path, options->model, err);
+    if (status == MLL_OK)
+        status = open_model(e, err);
+    if (status != MLL_OK) {
+        mll_close(e);
+        return status;
+    }
+    *engine = e;
+    return MLL_OK;
+}
+
+void mll_close(struct mll_engine *engine)
+{
+    if (engine == NULL)
+        return;
+    exec_close(engine->exec);
+    blocks_close(&engine->text_stack);
+    blocks_close(&engine->image_stack);
+    bpe_close(engine->bpe);
+    weights_free(engine->weights);
+    bpe_ids_free(&engine->ids);
+    free(engine->pools);
+    free(engine->zeros);
+    free(engine->staging);
+    free(engine->slot_used);
+    free(engine->shares);
+    free(engine->cancelled);
+    free(engine->text);
+    free(engine->path);
+    free(engine);
+}
+
+enum mll_status model_check_fault(struct mll_engine *engine, const char *stage,
+                                  struct mll_error *err)
+{
+    struct mll_fault fault = exec_take_fault(engine->exec);
+    if (fault.op == OP_NONE)
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_BOUNDS, "%s: op %s, element %lld: index %lld, bound %lld", stage,
+                    op_name(fault.op), (long long)fault.position, (long long)fault.index,
+                    (long long)fault.bound);
+}
+
+static size_t weight_bytes(const struct mll_engine *engine, size_t *parameters)
+{
+    struct weights_entry entry = {0};
+    size_t bytes = 0;
+    while (weights_next(&entry, &engine->cfg)) {
+        const struct mat *m = weights_field(engine->weights, &entry);
+        bytes += weights_mat_bytes(m);
+        *parameters += (size_t)m->rows * (size_t)m->cols;
+    }
+    return bytes;
+}
+
+void mll_engine_info(const struct mll_engine *engine, struct mll_info *info)
+{
+    const struct cfg *cfg = &engine->cfg;
+    size_t parameters = 0;
+    *info = (struct mll_info){
+        .path = engine->path,
+        .device = exec_describe(engine->exec),
+        .vocab_size = cfg->text.vocab_size,
+        .embedding_rows = engine->weights->embed_tokens.rows,
+        .hidden_size = cfg->text.hidden_size,
+        .layers = cfg->text.layers,
+        .ctx_size = engine->plan.ctx_size,
+        .max_tiles = cfg->vision.max_tiles,
+        .tile_size = cfg->vision.image_size,
+        .image_token = cfg->image_token,
+        .rows_per_tile = cfg->vision.patches + 1,
+        .vision_output_dim = cfg->vision.output_dim,
+        .has_chat_template = false,
+        .n_eos = cfg->generation.n_eos,
+        .weight_bytes = weight_bytes(engine, &parameters),
+        .kv_bytes = engine->plan.text_kv + engine->plan.image_kv,
+        .scratch_bytes = engine->plan.arena - engine->plan.text_kv - engine->plan.image_kv,
+    };
+    info->parameters = parameters;
+    for (int i = 0; i < cfg->generation.n_eos; i++)
+        info->eos[i] = cfg->generation.eos[i];
+}
+
+const char *mll_version(void)
+{
+    return MLL_VERSION;
+}
+
+enum mll_status model_resolve(char **path, const char *model, struct mll_error *err)
+{
+    *path = strdup(model);
+    return *path ? MLL_OK : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a path");
+}
+
+enum mll_status model_open_text(struct mll_engine **engine, const struct mll_options *options,
+                                struct mll_error *err)
+{
+    struct mll_engine *e = calloc(1, sizeof *e);
+    *engine = NULL;
+    if (e == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an engine");
+    e->options = *options;
+    enum mll_status status = model_resolve(&e->path, options->model, err);
+    if (status == MLL_OK)
+        status = bpe_open(&e->bpe, e->path, err);
+    if (status != MLL_OK) {
+        mll_close(e);
+        return status;
+    }
+    *engine = e;
+    return MLL_OK;
+}

@@ -1,0 +1,196 @@
+/* model.h - inside the engine: what an engine and a session hold, shared by the stages.
+ *
+ * One arena (the exec's) holds everything that lives on the device besides the weights: KV pools,
+ * block tables and RoPE frequencies for the life of the engine, then, stacked above them, what a
+ * stage needs while it runs. memory_plan (plan.c) states every size before anything is opened.
+ *
+ * Keys of a session. Self attention: position p of the text is key p. Cross attention: the rows of
+ * the valid tiles of all images lie one image after the other from key `middle` upwards; in hf4 and
+ * hf5 the rows of missing tiles lie from `middle` downwards, because a text row in front of the
+ * first image attends to all of them there. Every range that a row may see is thus one interval. */
+#ifndef MLL_MODEL_H
+#define MLL_MODEL_H
+
+#include <stdatomic.h>
+
+#include "bpe.h"
+#include "config.h"
+#include "mllama.h"
+#include "ops.h"
+#include "weights.h"
+
+/* Sizes in bytes and elements that follow from configuration and options; see plan.c. */
+struct memory_plan {
+    int ctx_size, prefill_chunk, max_sessions, max_images;
+    int text_blocks, image_blocks; /* of one session: columns of its block tables */
+    int middle;                    /* first key of the first valid tile */
+    int image_blocks_used;         /* blocks of one session that images can fill */
+    size_t text_kv, image_kv;      /* pools */
+    size_t fixed;                  /* pools, tables, frequencies: the bottom of the arena */
+    size_t vision, text;           /* what the stages stack above it */
+    size_t arena;                  /* fixed + the larger of the two */
+};
+
+/* Blocks of one kind of pool (text or image), free ones on a stack. The same block number stands
+ * for its place in every pool of the kind. */
+struct block_stack {
+    int32_t *free; /* (n_blocks), the next one last */
+    int n_free;
+    int n_fresh; /* blocks from here on were never used */
+};
+
+/* Where stages hand out their tensors while mll_trace runs: further rows of the named one. */
+struct trace_sink {
+    void (*rows)(void *user, const char *name, const float *rows, size_t n, size_t width);
+    void (*ints)(void *user, const char *name, const int32_t *values, size_t n);
+    void *user;
+};
+
+/* The rows of one session in a batch. */
+struct share {
+    struct mll_session *session;
+    int first, n;
+};
+
+struct mll_engine {
+    char *path;
+    struct cfg cfg;
+    struct mll_options options;
+    struct memory_plan plan;
+    struct weights *weights;
+    struct bpe *bpe;       /* NULL where the directory has no tokenizer */
+    struct prompt *prompt; /* chat template and prompt forms */
+    struct mll_exec *exec;
+    float *inv_freq;       /* (head_dim / 2) device */
+    struct kv_pool *pools; /* (layers) text blocks for self layers, image blocks for cross layers */
+    struct kv_table text_table;  /* (max_sessions, text_blocks) device */
+    struct kv_table image_table; /* (max_sessions, image_blocks) device */
+    struct block_stack text_stack, image_stack;
+    bool *slot_used;  /* (max_sessions) rows of the tables */
+    int32_t *staging; /* (STEP_ARRAYS, chunk) and (max_sessions): a batch on the host; see step.c */
+    void *zeros;      /* one block of keys */
+    struct share *shares;          /* (max_sessions) of the running step */
+    const atomic_bool **cancelled; /* (max_sessions) flags of the running step */
+    struct trace_sink trace;
+    struct bpe_ids ids; /* what mll_tokenize and mll_prompt lend */
+    char *text;         /* what mll_detokenize and mll_prompt lend */
+};
+
+struct session_image {
+    int tiles;              /* in use */
+    int key_begin, key_end; /* of its valid tiles */
+    int position;           /* of its token in the text; -1 until fed */
+};
+
+struct mll_session {
+    struct mll_engine *engine;
+    int slot;
+    int32_t *ids;                        /* (ctx_size) the text so far */
+    int n_ids;                           /* fed */
+    int n_done;                          /* evaluated; their keys are in the cache */
+    int32_t *text_blocks, *image_blocks; /* host copies of the rows of the tables */
+    int n_image_blocks;
+    struct session_image *images; /* (max_images) */
+    int n_images, n_image_tokens;
+    int key_begin, key_end; /* image keys in use: [middle - missing rows, middle + valid rows) */
+    float *logits;          /* (vocab_size) of token n_done - 1 */
+    bool has_logits;
+    atomic_bool cancelled;
+    struct generation *generation; /* what the last mll_session_run lends */
+};
+
+/* ---- model.c ----------------------------------------------------------------------------------
+ */
+
+/* The directory that a model option names; freed by the caller. */
+enum mll_status model_resolve(char **path, const char *model, struct mll_error *err);
+/* An engine for mll_prompt alone: tokenizer and template are read, nothing else. */
+enum mll_status model_open_text(struct mll_engine **engine, const struct mll_options *options,
+                                struct mll_error *err);
+
+/* ---- plan.c ---------------------------------------------------------------------------------- */
+
+/* Resolves the options' zeros and fills the plan. ex gives the ops' own scratch sizes. */
+enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
+                            const struct mll_options *options, const struct mll_exec *ex,
+                            struct mll_error *err);
+/* Opens an exec for the options with an arena of the given size. */
+enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
+                               size_t arena, struct mll_error *err);
+
+/* ---- blocks.c -------------------------------------------------------------------------------- */
+
+enum mll_status blocks_open(struct block_stack *stack, int n, struct mll_error *err);
+void blocks_close(struct block_stack *stack);
+/* Takes a block and makes it readable in the pools of self (cross false) or cross layers; the
+ * caller knows that one is free. */
+int32_t blocks_take(struct mll_engine *engine, bool cross);
+void blocks_give(struct mll_engine *engine, bool cross, int32_t block);
+
+/* ---- stages ---------------------------------------------------------------------------------- */
+
+struct tiles;
+
+/* Stage 4 for one image: the tower and the projector. states (max_tiles, patches + 1, hidden) on
+ * the device, for the first n_tiles tiles. */
+enum mll_status vision_run(struct mll_engine *engine, float *states, const struct tiles *tiles,
+                           int n_tiles, const atomic_bool *cancelled, struct mll_error *err);
+size_t vision_scratch(const struct cfg *cfg, const struct mll_exec *ex);
+
+/* Stage 5: K and V of every cross layer for n_rows vision rows, stored at the session's keys
+ * [key, key + n_rows). */
+enum mll_status crosskv_run(struct mll_engine *engine, int slot, const float *states, int n_rows,
+                            int key, struct mll_error *err);
+size_t crosskv_scratch(const struct cfg *cfg, const struct mll_exec *ex);
+
+/* One ragged batch on the device: row r is token ids[r] at position pos[r] of session slot[r]. */
+struct batch {
+    int n;       /* rows */
+    int n_cross; /* the first n_cross of them belong to sessions with images */
+    int n_logits;
+    const int32_t *ids, *pos, *slot;        /* (n) */
+    const int32_t *zero, *end;              /* (n) self attention sees keys [0, pos + 1) */
+    const int32_t *cross_begin, *cross_end; /* (n_cross) keys of the images that the row sees */
+    const float *attn_scale, *mlp_scale;    /* (n_cross) 0 where the output is dropped */
+    const int32_t *logit_rows;              /* (n_logits) rows whose logits are wanted */
+    float *logits;                          /* (max_sessions, vocab_size) out */
+};
+enum { STEP_ARRAYS = 9 };
+
+/* Stage 6. cancelled (n_cancelled flags) are looked at between layers. */
+enum mll_status decoder_run(struct mll_engine *engine, const struct batch *batch,
+                            const atomic_bool *const *cancelled, size_t n_cancelled,
+                            struct mll_error *err);
+size_t decoder_scratch(const struct cfg *cfg, const struct mll_exec *ex, int rows);
+size_t step_scratch(const struct cfg *cfg, const struct memory_plan *plan,
+                    const struct mll_exec *ex);
+
+/* What row `position` of a session sees of its images: keys [begin, end), and by how much the two
+ * halves of a cross layer count. */
+struct cross_view {
+    int begin, end;
+    float attn_scale, mlp_scale;
+};
+struct cross_view session_cross_view(const struct mll_session *session, int position);
+
+/* pixel_values, aspect_ratio_ids and num_tiles of one image. */
+void session_trace_tiles(const struct trace_sink *sink, const struct tiles *tiles);
+
+struct generation; /* generate.c */
+void generation_free(struct generation *generation);
+
+/* A fault of the ops since the last call as a status. */
+enum mll_status model_check_fault(struct mll_engine *engine, const char *stage,
+                                  struct mll_error *err);
+/* What the arena takes for (rows, width) elements of 4 bytes. */
+static inline size_t arena_floats(size_t rows, size_t width)
+{
+    return (rows * width * sizeof(float) + 63) / 64 * 64;
+}
+
+static inline bool model_tracing(const struct mll_engine *engine)
+{
+    return engine->trace.rows != NULL;
+}
+
+#endif

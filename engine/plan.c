@@ -1,0 +1,205 @@
+/* plan.c - what a model needs in memory, known before it is opened.
+ *
+ * The arena holds, from the bottom: KV pools and tables (as long as the engine lives), then what
+ * the running stage stacks: vision states, tower and cross K/V of one image, or one step's batch.
+ * mll_plan adds the weights, which are mapped: a matrix becomes resident when it is first used, a
+ * table that is read row by row (token and position embeddings) only where it was read. */
+#include "model.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    DEFAULT_CTX = 8192,
+    DEFAULT_CHUNK = 256,
+    DEFAULT_IMAGES = 4,
+    MAX_CHUNK = 8192,
+};
+
+static enum mll_status isa_by_name(enum mll_isa *isa, const char *name, struct mll_error *err)
+{
+    static const char *const names[] = {"auto", "c", "avx2", "avx512"};
+    *isa = MLL_ISA_AUTO;
+    for (int i = 0; name != NULL && i < 4; i++) {
+        *isa = (enum mll_isa)i;
+        if (strcmp(name, names[i]) == 0)
+            return MLL_OK;
+    }
+    if (name == NULL)
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_BAD_OPTION, "isa: expected auto, c, avx2 or avx512, found %s",
+                    name);
+}
+
+enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
+                               size_t arena, struct mll_error *err)
+{
+    const char *device = options->device ? options->device : "auto";
+    if (strncmp(device, "cuda", 4) == 0)
+        return mll_fail(err, MLL_ERR_DEVICE, "device %s: this build has no CUDA", device);
+    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "device: expected auto, cpu or cuda[:i], found %s",
+                        device);
+    if (options->threads < 0)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "threads: expected at least 1, found %d",
+                        options->threads);
+    enum mll_isa isa;
+    MLL_TRY(isa_by_name(&isa, options->isa, err));
+    return exec_open_cpu(ex, options->threads, isa, options->compute_bf16, arena, err);
+}
+
+/* *value, or its default where zero, which must lie in [1, most]. */
+static enum mll_status resolve(int *out, const char *name, int value, int otherwise, int most,
+                               struct mll_error *err)
+{
+    *out = value == 0 ? otherwise : value;
+    if (*out < 1 || *out > most)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "%s: expected 1 to %d, found %d", name, most,
+                        *out);
+    return MLL_OK;
+}
+
+static enum mll_status resolve_options(struct memory_plan *p, const struct cfg *cfg,
+                                       const struct mll_options *o, struct mll_error *err)
+{
+    int longest = cfg->text.max_position;
+    int ctx = longest < DEFAULT_CTX ? longest : DEFAULT_CTX;
+    MLL_TRY(resolve(&p->ctx_size, "ctx-size", o->ctx_size, ctx, longest, err));
+    MLL_TRY(resolve(&p->prefill_chunk, "prefill chunk", o->prefill_chunk, DEFAULT_CHUNK, MAX_CHUNK,
+                    err));
+    if (p->prefill_chunk > p->ctx_size)
+        p->prefill_chunk = p->ctx_size;
+    MLL_TRY(resolve(&p->max_sessions, "sessions", o->max_sessions, 1, 4096, err));
+    return resolve(&p->max_images, "images", o->max_images, DEFAULT_IMAGES, 1024, err);
+}
+
+/* Image keys and the blocks that they take; see model.h for their layout. */
+static enum mll_status plan_image_keys(struct memory_plan *p, const struct cfg *cfg,
+                                       enum mll_reference reference, struct mll_error *err)
+{
+    size_t rows = (size_t)cfg->vision.patches + 1, images = (size_t)p->max_images;
+    size_t tiles = (size_t)cfg->vision.max_tiles, keys, middle = 0;
+    if (!mll_mul_size(&keys, images * tiles, rows) || keys > INT_MAX / 4)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "images: %d of %zu tiles of %zu rows are too many",
+                        p->max_images, tiles, rows);
+    if (reference != MLL_REFERENCE_META)
+        middle =
+            (images * (tiles - 1) * rows + MLL_ATTN_CHUNK - 1) / MLL_ATTN_CHUNK * MLL_ATTN_CHUNK;
+    p->middle = (int)middle;
+    p->image_blocks = (int)((middle + keys + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK);
+    /* Both ends of the interval may stand in the middle of a block. */
+    p->image_blocks_used = (int)((keys + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK) + (middle > 0);
+    return MLL_OK;
+}
+
+static enum mll_status too_large(struct mll_error *err)
+{
+    return mll_fail(err, MLL_ERR_NO_MEMORY, "the KV cache would exceed the address space");
+}
+
+static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg, struct mll_error *err)
+{
+    const struct cfg_text *t = &cfg->text;
+    size_t block = 2 * MLL_KV_BLOCK * sizeof(float), sessions = (size_t)p->max_sessions;
+    size_t n_self = (size_t)(t->layers - t->n_cross);
+    p->text_blocks = (p->ctx_size + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK;
+    if (sessions * (size_t)p->text_blocks > INT_MAX ||
+        sessions * (size_t)p->image_blocks_used > INT_MAX ||
+        !mll_mul_size(&block, block, (size_t)t->kv_heads * (size_t)t->head_dim) ||
+        !mll_mul_size(&p->text_kv, block, sessions * (size_t)p->text_blocks) ||
+        !mll_mul_size(&p->text_kv, p->text_kv, n_self) ||
+        !mll_mul_size(&p->image_kv, block, sessions * (size_t)p->image_blocks_used) ||
+        !mll_mul_size(&p->image_kv, p->image_kv, (size_t)t->n_cross))
+        return too_large(err);
+    size_t tables = arena_floats(sessions, (size_t)p->text_blocks) +
+                    arena_floats(sessions, (size_t)p->image_blocks);
+    p->fixed = tables + arena_floats((size_t)t->head_dim / 2, 1);
+    if (!mll_add_size(&p->fixed, p->fixed, p->text_kv) ||
+        !mll_add_size(&p->fixed, p->fixed, p->image_kv))
+        return too_large(err);
+    return MLL_OK;
+}
+
+enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
+                            const struct mll_options *options, const struct mll_exec *ex,
+                            struct mll_error *err)
+{
+    *plan = (struct memory_plan){0};
+    MLL_TRY(resolve_options(plan, cfg, options, err));
+    MLL_TRY(plan_image_keys(plan, cfg, options->reference, err));
+    MLL_TRY(plan_kv(plan, cfg, err));
+
+    size_t states = arena_floats((size_t)cfg->vision.max_tiles * (size_t)(cfg->vision.patches + 1),
+                                 (size_t)cfg->text.hidden_size);
+    size_t tower = vision_scratch(cfg, ex), cross = crosskv_scratch(cfg, ex);
+    plan->vision = states + (tower > cross ? tower : cross);
+    plan->text = step_scratch(cfg, plan, ex);
+    size_t stage = plan->vision > plan->text ? plan->vision : plan->text;
+    if (!mll_add_size(&plan->arena, plan->fixed, stage))
+        return too_large(err);
+    return MLL_OK;
+}
+
+/* Process memory that belongs to no model: code, libraries, thread stacks. Measured. */
+static const size_t process_bytes = 6u << 20;
+
+/* Tables that are read row by row: embed_tokens and the per-aspect-ratio embeddings. A page cache
+ * maps 16 pages around a touched one, so a looked-up row costs that much. */
+static size_t table_resident(const struct mat *m, size_t looked_up)
+{
+    size_t whole = weights_mat_bytes(m), row = whole / (size_t)m->rows;
+    size_t touched = looked_up * ((row + 65535) / 65536 * 65536);
+    return touched < whole ? touched : whole;
+}
+
+static void plan_weights(struct mll_memory *memory, struct weights *weights, const struct cfg *cfg)
+{
+    struct weights_entry entry = {0};
+    enum { TOKENS_MET = 256, SHAPES_MET = 1 };
+    memory->total = 0;
+    while (weights_next(&entry, cfg)) {
+        const struct mat *m = weights_field(weights, &entry);
+        memory->weights += weights_mat_bytes(m);
+        bool tokens = m == &weights->embed_tokens;
+        bool tiles =
+            m == &weights->tile_position || m == &weights->pre_tile || m == &weights->post_tile;
+        memory->total += tokens  ? table_resident(m, TOKENS_MET)
+                         : tiles ? table_resident(m, SHAPES_MET)
+                                 : weights_mat_bytes(m);
+    }
+}
+
+enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
+                         struct mll_error *err)
+{
+    struct cfg cfg;
+    struct weights *weights = NULL;
+    struct mll_exec *ex = NULL;
+    struct memory_plan plan;
+    struct mll_options one = *options;
+    char *path;
+    *memory = (struct mll_memory){0};
+    if (one.max_images == 0)
+        one.max_images = 1;
+    MLL_TRY(model_resolve(&path, options->model, err));
+    enum mll_status status = cfg_load(&cfg, path, err);
+    if (status == MLL_OK)
+        status = weights_load(&weights, &cfg, path, false, err);
+    if (status == MLL_OK)
+        status = plan_open_exec(&ex, &one, 0, err);
+    if (status == MLL_OK)
+        status = plan_memory(&plan, &cfg, &one, ex, err);
+    if (status == MLL_OK) {
+        plan_weights(memory, weights, &cfg);
+        memory->kv = plan.text_kv;
+        memory->cross_kv = plan.image_kv;
+        memory->scratch = plan.arena - plan.text_kv - plan.image_kv;
+        memory->other = process_bytes;
+        memory->total += plan.arena + memory->other;
+    }
+    exec_close(ex);
+    weights_free(weights);
+    free(path);
+    return status;
+}

@@ -1,0 +1,75 @@
+/* request.c - text and ids: mll_tokenize, mll_detokenize, mll_prompt. */
+#include "model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static enum mll_status need_tokenizer(const struct mll_engine *engine, struct mll_error *err)
+{
+    if (engine->bpe != NULL)
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_NOT_FOUND,
+                    "%s has neither tokenizer.json nor tokenizer.model: only ids can be used",
+                    engine->path);
+}
+
+enum mll_status mll_tokenize(struct mll_engine *engine, const int32_t **ids, size_t *n,
+                             const char *text, size_t size, bool special, struct mll_error *err)
+{
+    MLL_TRY(need_tokenizer(engine, err));
+    engine->ids.n = 0;
+    MLL_TRY(bpe_encode(engine->bpe, &engine->ids, text, size, special, err));
+    *ids = engine->ids.data;
+    *n = engine->ids.n;
+    return MLL_OK;
+}
+
+enum mll_status mll_detokenize(struct mll_engine *engine, const char **text, size_t *size,
+                               const int32_t *ids, size_t n, bool keep_special,
+                               struct mll_error *err)
+{
+    struct bpe_stream stream = {0};
+    size_t capacity = 16, used = 0, length;
+    MLL_TRY(need_tokenizer(engine, err));
+    for (size_t i = 0; i < n; i++) {
+        bpe_token_bytes(engine->bpe, ids[i], &length);
+        capacity += 3 * length + 16;
+    }
+    char *grown = realloc(engine->text, capacity);
+    if (grown == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu bytes of text", capacity);
+    engine->text = grown;
+    for (size_t i = 0; i < n; i++) {
+        const char *bytes = bpe_token_bytes(engine->bpe, ids[i], &length);
+        if (keep_special || !bpe_is_special(engine->bpe, ids[i]))
+            used += bpe_stream_push(&stream, grown + used, bytes, length);
+    }
+    used += bpe_stream_finish(&stream, grown + used);
+    grown[used] = '\0';
+    *text = grown;
+    *size = used;
+    return MLL_OK;
+}
+
+enum mll_status mll_prompt(struct mll_engine *engine, const char **text, const int32_t **ids,
+                           size_t *n, const struct mll_request *request, struct mll_error *err)
+{
+    if (text != NULL)
+        *text = "";
+    if (request->ids == NULL && request->raw != NULL)
+        return mll_tokenize(engine, ids, n, request->raw, request->raw_size, true, err);
+    if (request->ids == NULL)
+        return mll_fail(err, MLL_ERR_CHAT, "not yet");
+    *ids = request->ids;
+    *n = request->n_ids;
+    return MLL_OK;
+}
+
+void mll_sampling_default(struct mll_sampling *sampling)
+{
+    *sampling = (struct mll_sampling){.temperature = 1.0f,
+                                      .top_p = 1.0f,
+                                      .repetition_penalty = 1.0f,
+                                      .num_beams = 1,
+                                      .max_new_tokens = 512};
+}
