@@ -9,8 +9,8 @@ const char *mll_status_name(enum mll_status status)
     switch (status) {
     case MLL_OK:
         return "ok";
-#define X(name, exit_code, slug)                                                                   \
-    case MLL_##name:                                                                               \
+#define X(name, exit_code, slug) \
+    case MLL_##name:             \
         return slug;
         MLL_STATUS_LIST(X)
 #undef X
@@ -24,8 +24,8 @@ int mll_status_exit_code(enum mll_status status)
     switch (status) {
     case MLL_OK:
         return 0;
-#define X(name, exit_code, slug)                                                                   \
-    case MLL_##name:                                                                               \
+#define X(name, exit_code, slug) \
+    case MLL_##name:             \
         return exit_code;
         MLL_STATUS_LIST(X)
 #undef X

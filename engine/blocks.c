@@ -2,7 +2,7 @@
  *
  * Blocks that were never used are zeroed when first taken, in every layer of their kind: attention
  * reads whole chunks and multiplies what lies behind a range by zero, so it must be finite. */
-#include "model.h"
+#include "engine.h"
 
 #include <stdlib.h>
 

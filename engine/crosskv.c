@@ -1,8 +1,8 @@
 /* crosskv.c - stage 5: keys and values of the cross layers, once per image.
  *
  * For every cross layer: k = k_norm(states Wk), v = states Wv, no RoPE (MllamaTextCrossAttention).
- * They are stored under the session's image keys (model.h) in the pool of that layer. */
-#include "model.h"
+ * They are stored under the session's image keys (engine.h) in the pool of that layer. */
+#include "engine.h"
 
 #include <stdlib.h>
 

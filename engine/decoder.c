@@ -6,7 +6,7 @@
  * halves, in hf4 and hf5 the MLP's only. Rows of sessions without an image do not take part in
  * cross layers at all; they stand behind the others in the batch.
  * Every op treats rows alone, so a token's logits do not depend on what shares its batch. */
-#include "model.h"
+#include "engine.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -81,7 +81,7 @@ static void cross_layer(struct mll_engine *e, const struct dec_scratch *s, int l
 static void trace_hidden(struct mll_engine *e, const float *h, int layer, int n)
 {
     char name[32];
-    if (!model_tracing(e))
+    if (!eng_tracing(e))
         return;
     snprintf(name, sizeof name, "hidden.%d", layer);
     e->trace.rows(e->trace.user, name, h, (size_t)n, (size_t)e->cfg.text.hidden_size);
@@ -122,7 +122,7 @@ static void dec_logits(struct mll_engine *e, const struct dec_scratch *s, const 
 {
     const struct cfg_text *t = &e->cfg.text;
     size_t hidden = (size_t)t->hidden_size;
-    for (int r = 0; model_tracing(e) && r < b->n; r++) {
+    for (int r = 0; eng_tracing(e) && r < b->n; r++) {
         dec_head(e, b->logits, s, s->h + (size_t)r * hidden, 1);
         e->trace.rows(e->trace.user, "logits", b->logits, 1, (size_t)t->vocab_size);
     }

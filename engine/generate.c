@@ -5,7 +5,7 @@
  * time: hash = (hash ^ word) * 0x100000001b3, from 0xcbf29ce484222325. */
 #include "answer.h"
 #include "generation.h"
-#include "model.h"
+#include "engine.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -217,7 +217,7 @@ static enum mll_status run_stages(struct generation *g, struct mll_session *sess
     size_t n;
     double start = now();
     MLL_TRY(mll_prompt(e, NULL, &ids, &n, request, err)); /* stage 3 */
-    if (model_tracing(e))
+    if (eng_tracing(e))
         e->trace.ints(e->trace.user, "input_ids", ids, n);
     MLL_TRY(gen_images(session, request, err)); /* stages 2, 4, 5 */
     g->result.seconds_vision = now() - start;

@@ -3,7 +3,7 @@
 #define MLL_GENERATION_H
 
 #include "answer.h"
-#include "model.h"
+#include "engine.h"
 
 /* Arrays are (capacity); what the last mll_session_run of a session lends. */
 struct generation {

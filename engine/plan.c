@@ -4,7 +4,7 @@
  * the running stage stacks: vision states, tower and cross K/V of one image, or one step's batch.
  * mll_plan adds the weights, which are mapped: a matrix becomes resident when it is first used, a
  * table that is read row by row (token and position embeddings) only where it was read. */
-#include "model.h"
+#include "engine.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -74,7 +74,7 @@ static enum mll_status resolve_options(struct memory_plan *p, const struct cfg *
     return resolve(&p->max_images, "images", o->max_images, DEFAULT_IMAGES, 1024, err);
 }
 
-/* Image keys and the blocks that they take; see model.h for their layout. */
+/* Image keys and the blocks that they take; see engine.h for their layout. */
 static enum mll_status plan_image_keys(struct memory_plan *p, const struct cfg *cfg,
                                        enum mll_reference reference, struct mll_error *err)
 {
@@ -182,7 +182,7 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
     *memory = (struct mll_memory){0};
     if (one.max_images == 0)
         one.max_images = 1;
-    MLL_TRY(model_resolve(&path, options->model, err));
+    MLL_TRY(eng_resolve(&path, options->model, err));
     enum mll_status status = cfg_load(&cfg, path, err);
     if (status == MLL_OK)
         status = weights_load(&weights, &cfg, path, false, err);

@@ -1,5 +1,5 @@
 /* request.c - text and ids: mll_tokenize, mll_detokenize, mll_prompt. */
-#include "model.h"
+#include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -72,4 +72,18 @@ void mll_sampling_default(struct mll_sampling *sampling)
                                       .repetition_penalty = 1.0f,
                                       .num_beams = 1,
                                       .max_new_tokens = 512};
+}
+
+void mll_sampling_from_model(const struct mll_engine *engine, struct mll_sampling *sampling)
+{
+    const struct cfg_generation *g = &engine->cfg.generation;
+    sampling->do_sample = g->do_sample;
+    sampling->temperature = g->temperature;
+    sampling->top_p = g->top_p;
+    sampling->min_p = g->min_p;
+    sampling->top_k = g->top_k;
+    sampling->repetition_penalty = g->repetition_penalty;
+    sampling->no_repeat_ngram_size = g->no_repeat_ngram_size;
+    if (g->max_new_tokens > 0)
+        sampling->max_new_tokens = g->max_new_tokens;
 }

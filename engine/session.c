@@ -4,7 +4,7 @@
  * blocks as images come. What a text row sees of the images is decided here: the images from the
  * first of the run of consecutive image tokens in front of it to the last token of that run that
  * is not behind it (HF: get_cross_attention_token_mask). Generated rows follow the same rule. */
-#include "model.h"
+#include "engine.h"
 #include "preprocess.h"
 
 #include <stdlib.h>
@@ -126,7 +126,7 @@ static enum mll_status encode_image(struct mll_session *s, struct session_image 
     bool meta = e->options.reference == MLL_REFERENCE_META;
     int rows = v->patches + 1, missing = meta ? 0 : v->max_tiles - tiles->n;
     int begin = s->key_begin - missing * rows, end = s->key_end + tiles->n * rows;
-    int n_states = meta && !model_tracing(e) ? tiles->n : v->max_tiles;
+    int n_states = meta && !eng_tracing(e) ? tiles->n : v->max_tiles;
     size_t tile = (size_t)rows * (size_t)e->cfg.text.hidden_size;
     take_image_blocks(s, begin, end);
 
@@ -139,7 +139,7 @@ static enum mll_status encode_image(struct mll_session *s, struct session_image 
     }
     exec_release(e->exec, mark);
     if (status == MLL_OK)
-        status = model_check_fault(e, "vision", err);
+        status = eng_check_fault(e, "vision", err);
     if (status != MLL_OK)
         return status;
     *image = (struct session_image){tiles->n, s->key_end, end, -1};
@@ -160,7 +160,7 @@ enum mll_status mll_session_add_image(struct mll_session *session, const struct 
     struct tiles tiles;
     struct image pixels = {.w = image->w, .h = image->h, .rgb = (uint8_t *)image->rgb};
     MLL_TRY(pre_tiles(&tiles, &pixels, &e->cfg.preprocess, err));
-    if (model_tracing(e))
+    if (eng_tracing(e))
         session_trace_tiles(&e->trace, &tiles);
     enum mll_status status =
         encode_image(session, &session->images[session->n_images], &tiles, err);

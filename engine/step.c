@@ -3,7 +3,7 @@
  * Rows of sessions with images come first (cross layers run on a prefix of the batch), each
  * session's rows in order. At most prefill_chunk rows go at once; a session whose last row is in
  * the batch gets logits. Everything that changes between steps is one upload of int32 arrays. */
-#include "model.h"
+#include "engine.h"
 
 #include <string.h>
 
@@ -164,7 +164,7 @@ enum mll_status mll_step(struct mll_engine *engine, struct mll_session *const *s
         step_upload(engine, &b);
         status = decoder_run(engine, &b, cancelled, n, err);
         if (status == MLL_OK)
-            status = model_check_fault(engine, "decoder", err);
+            status = eng_check_fault(engine, "decoder", err);
         if (status == MLL_OK)
             status = step_finish(engine, &b, shares, n, err);
         exec_release(engine->exec, mark);

@@ -141,7 +141,7 @@ static enum mll_status trace_preprocess(struct trace *t, const struct mll_option
                                         const struct mll_request *request, struct mll_error *err)
 {
     char *path;
-    MLL_TRY(model_resolve(&path, options->model, err));
+    MLL_TRY(eng_resolve(&path, options->model, err));
     enum mll_status status = cfg_load_preprocess(&t->cfg.preprocess, path, err);
     free(path);
     for (size_t i = 0; i < request->n_images && status == MLL_OK; i++) {
@@ -186,7 +186,7 @@ static enum mll_status trace_prompt(struct trace *t, const struct mll_options *o
     struct mll_engine *engine;
     const int32_t *ids;
     size_t n;
-    MLL_TRY(model_open_text(&engine, options, err));
+    MLL_TRY(eng_open_text(&engine, options, err));
     enum mll_status status = mll_prompt(engine, NULL, &ids, &n, request, err);
     if (status == MLL_OK)
         add_ints(t, "input_ids", ids, n);

@@ -9,7 +9,7 @@
  * pad rows; only pairs of pad and missing rows are masked (docs/MODEL.md).
  * A kept state is the input of the layer that intermediate_layers_indices names (meta, hf4) or its
  * output (hf5). State i is the input of local layer i, state `layers` the output of the last. */
-#include "model.h"
+#include "engine.h"
 #include "preprocess.h"
 
 #include <math.h>
@@ -157,7 +157,7 @@ static void vis_project(const struct tower *t, float *states, const float *last,
                        v->hidden_size);
         float *out = states + i * rows * (size_t)hidden;
         op_matmul(t->ex, out, joined, &w->projector_w, &w->projector_b, (int)rows);
-        if (model_tracing(t->engine)) {
+        if (eng_tracing(t->engine)) {
             struct trace_sink sink = t->engine->trace;
             sink.rows(sink.user, "vision_last_hidden", joined, rows, (size_t)v->output_dim);
             sink.rows(sink.user, "cross_attention_states", out, rows, (size_t)hidden);

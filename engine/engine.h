@@ -1,4 +1,4 @@
-/* model.h - inside the engine: what an engine and a session hold, shared by the stages.
+/* engine.h - inside the engine: what an engine and a session hold, shared by the stages.
  *
  * One arena (the exec's) holds everything that lives on the device besides the weights: KV pools,
  * block tables and RoPE frequencies for the life of the engine, then, stacked above them, what a
@@ -8,8 +8,8 @@
  * the valid tiles of all images lie one image after the other from key `middle` upwards; in hf4 and
  * hf5 the rows of missing tiles lie from `middle` downwards, because a text row in front of the
  * first image attends to all of them there. Every range that a row may see is thus one interval. */
-#ifndef MLL_MODEL_H
-#define MLL_MODEL_H
+#ifndef MLL_ENGINE_H
+#define MLL_ENGINE_H
 
 #include <stdatomic.h>
 
@@ -99,14 +99,14 @@ struct mll_session {
     struct generation *generation; /* what the last mll_session_run lends */
 };
 
-/* ---- model.c ----------------------------------------------------------------------------------
+/* ---- engine.c ----------------------------------------------------------------------------------
  */
 
 /* The directory that a model option names; freed by the caller. */
-enum mll_status model_resolve(char **path, const char *model, struct mll_error *err);
+enum mll_status eng_resolve(char **path, const char *model, struct mll_error *err);
 /* An engine for mll_prompt alone: tokenizer and template are read, nothing else. */
-enum mll_status model_open_text(struct mll_engine **engine, const struct mll_options *options,
-                                struct mll_error *err);
+enum mll_status eng_open_text(struct mll_engine **engine, const struct mll_options *options,
+                              struct mll_error *err);
 
 /* ---- plan.c ---------------------------------------------------------------------------------- */
 
@@ -180,15 +180,15 @@ struct generation; /* generate.c */
 void generation_free(struct generation *generation);
 
 /* A fault of the ops since the last call as a status. */
-enum mll_status model_check_fault(struct mll_engine *engine, const char *stage,
-                                  struct mll_error *err);
+enum mll_status eng_check_fault(struct mll_engine *engine, const char *stage,
+                                struct mll_error *err);
 /* What the arena takes for (rows, width) elements of 4 bytes. */
 static inline size_t arena_floats(size_t rows, size_t width)
 {
     return (rows * width * sizeof(float) + 63) / 64 * 64;
 }
 
-static inline bool model_tracing(const struct mll_engine *engine)
+static inline bool eng_tracing(const struct mll_engine *engine)
 {
     return engine->trace.rows != NULL;
 }

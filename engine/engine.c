@@ -1,5 +1,5 @@
-/* model.c - opening an engine: config -> weight table -> mapped files -> exec, arena, KV pools. */
-#include "model.h"
+/* engine.c - opening an engine: config -> weight table -> mapped files -> exec, arena, KV pools. */
+#include "engine.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -116,7 +116,7 @@ enum mll_status mll_open(struct mll_engine **engine, const struct mll_options *o
     if (e == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an engine");
     e->options = *options;
-    enum mll_status status = model_resolve(&e->path, options->model, err);
+    enum mll_status status = eng_resolve(&e->path, options->model, err);
     if (status == MLL_OK)
         status = open_model(e, err);
     if (status != MLL_OK) {
@@ -148,8 +148,7 @@ void mll_close(struct mll_engine *engine)
     free(engine);
 }
 
-enum mll_status model_check_fault(struct mll_engine *engine, const char *stage,
-                                  struct mll_error *err)
+enum mll_status eng_check_fault(struct mll_engine *engine, const char *stage, struct mll_error *err)
 {
     struct mll_fault fault = exec_take_fault(engine->exec);
     if (fault.op == OP_NONE)
@@ -204,21 +203,21 @@ const char *mll_version(void)
     return MLL_VERSION;
 }
 
-enum mll_status model_resolve(char **path, const char *model, struct mll_error *err)
+enum mll_status eng_resolve(char **path, const char *model, struct mll_error *err)
 {
     *path = strdup(model);
     return *path ? MLL_OK : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a path");
 }
 
-enum mll_status model_open_text(struct mll_engine **engine, const struct mll_options *options,
-                                struct mll_error *err)
+enum mll_status eng_open_text(struct mll_engine **engine, const struct mll_options *options,
+                              struct mll_error *err)
 {
     struct mll_engine *e = calloc(1, sizeof *e);
     *engine = NULL;
     if (e == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an engine");
     e->options = *options;
-    enum mll_status status = model_resolve(&e->path, options->model, err);
+    enum mll_status status = eng_resolve(&e->path, options->model, err);
     if (status == MLL_OK)
         status = bpe_open(&e->bpe, e->path, err);
     if (status != MLL_OK) {
