@@ -338,6 +338,14 @@ void ckpt_close(struct ckpt *ckpt)
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 
+bool ckpt_is_incomplete(const struct ckpt *ckpt)
+{
+    for (size_t i = 0; i < ckpt->n; i++)
+        if (!ckpt->shards[i].file)
+            return true;
+    return false;
+}
+
 size_t ckpt_count(const struct ckpt *ckpt)
 {
     size_t n = 0;

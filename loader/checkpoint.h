@@ -21,6 +21,9 @@ enum mll_status ckpt_open(struct ckpt **ckpt, const char *dir, enum st_mode mode
                           struct mll_error *err);
 void ckpt_close(struct ckpt *ckpt); /* NULL allowed */
 
+/* True where a file could not be opened: a tensor that is not found may be in there. */
+bool ckpt_is_incomplete(const struct ckpt *ckpt);
+
 size_t ckpt_count(const struct ckpt *ckpt);
 const struct st_tensor *ckpt_at(const struct ckpt *ckpt, size_t i);
 const struct st_tensor *ckpt_find(const struct ckpt *ckpt, const char *name);
