@@ -55,3 +55,36 @@ void mll_assert_failed(const char *condition, const char *file, int line)
     fprintf(stderr, "%s:%d: assertion failed: %s\n", file, line, condition);
     abort();
 }
+
+static int base64_value(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+size_t mll_decode_base64(void *out, const char *text, size_t size)
+{
+    uint8_t *bytes = out;
+    size_t n = 0;
+    if (size % 4 != 0 || size == 0)
+        return size == 0 ? 0 : SIZE_MAX;
+    int pad = (text[size - 1] == '=') + (text[size - 1] == '=' && text[size - 2] == '=');
+    for (size_t i = 0; i < size; i += 4) {
+        int used = i + 4 == size ? 4 - pad : 4;
+        uint32_t quad = 0;
+        for (int k = 0; k < 4; k++) {
+            int value = k < used ? base64_value(text[i + (size_t)k]) : 0;
+            if (value < 0)
+                return SIZE_MAX;
+            quad = quad << 6 | (uint32_t)value;
+        }
+        for (int k = 0; k < used - 1; k++)
+            bytes[n++] = (uint8_t)(quad >> (16 - 8 * k));
+    }
+    return n;
+}

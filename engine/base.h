@@ -242,6 +242,10 @@ static inline bool mll_add_size(size_t *out, size_t a, size_t b)
     return true;
 }
 
+/* Decodes size characters of base64 (whole quads, padded, no white space) to out, which has room
+ * for size / 4 * 3 bytes. Returns the length, or SIZE_MAX where text is not base64. */
+size_t mll_decode_base64(void *out, const char *text, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

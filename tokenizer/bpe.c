@@ -167,8 +167,7 @@ static enum mll_status encode_plain(const struct bpe *b, struct bpe_ids *out,
         if (b->ignore_merges && end - pos <= BPE_MAX_TOKEN)
             id = bpe_find_token(b, text + pos, end - pos);
         if (id >= 0) {
-            MLL_TRY(bpe_reserve(out, 1, err));
-            out->data[out->n++] = id;
+            MLL_TRY(bpe_append(out, id, err));
         } else {
             MLL_TRY(bpe_merge_piece(b, out, work, text + pos, end - pos, err));
         }
@@ -191,9 +190,7 @@ enum mll_status bpe_encode(const struct bpe *b, struct bpe_ids *out, const char 
         status = encode_plain(b, out, &work, text + pos, start - pos, err);
         pos = start;
         if (id >= 0 && status == MLL_OK) {
-            status = bpe_reserve(out, 1, err);
-            if (status == MLL_OK)
-                out->data[out->n++] = id;
+            status = bpe_append(out, id, err);
             pos += b->tokens[id].size;
         }
     }
@@ -218,6 +215,13 @@ enum mll_status bpe_add_post_processor(const struct bpe *b, struct bpe_ids *ids,
     memcpy(ids->data, b->before, before * sizeof *ids->data);
     memcpy(ids->data + before + ids->n, b->after, after * sizeof *ids->data);
     ids->n += before + after;
+    return MLL_OK;
+}
+
+enum mll_status bpe_append(struct bpe_ids *ids, int32_t id, struct mll_error *err)
+{
+    MLL_TRY(bpe_reserve(ids, 1, err));
+    ids->data[ids->n++] = id;
     return MLL_OK;
 }
 

@@ -29,6 +29,7 @@ enum mll_status bpe_encode(const struct bpe *bpe, struct bpe_ids *out, const cha
 /* What the tokenizer's post-processor puts before and after one sequence (usually BOS). */
 enum mll_status bpe_add_post_processor(const struct bpe *bpe, struct bpe_ids *ids,
                                        struct mll_error *err);
+enum mll_status bpe_append(struct bpe_ids *ids, int32_t id, struct mll_error *err);
 void bpe_ids_free(struct bpe_ids *ids);
 
 /* Whether id is a special token (control, not text). */

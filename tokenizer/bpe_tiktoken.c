@@ -20,39 +20,6 @@ static enum mll_status in_file(enum mll_status status, const char *path, struct 
     return status;
 }
 
-static int base64_value(char c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-/* Decodes size characters, a whole number of quads; returns the length, or -1 if they are not
- * base64. out has room for size. */
-static int decode_base64(char *out, const char *text, size_t size)
-{
-    if (size % 4 != 0 || size == 0)
-        return -1;
-    int n = 0, pad = (text[size - 1] == '=') + (text[size - 1] == '=' && text[size - 2] == '=');
-    for (size_t i = 0; i < size; i += 4) {
-        int use = i + 4 == size ? 4 - pad : 4;
-        uint32_t quad = 0;
-        for (int k = 0; k < 4; k++) {
-            int value = k < use ? base64_value(text[i + (size_t)k]) : 0;
-            if (value < 0)
-                return -1;
-            quad = quad << 6 | (uint32_t)value;
-        }
-        for (int k = 0; k < use - 1; k++)
-            out[n++] = (char)(quad >> (16 - 8 * k));
-    }
-    return n;
-}
-
 /* The rank at text, digits only; -1 if it is none. */
 static int64_t parse_rank(const char *text, size_t size)
 {
@@ -77,16 +44,16 @@ static enum mll_status read_line(struct bpe *b, const char *line, size_t size, s
     if (width == 0 || width > sizeof bytes)
         return mll_fail(err, MLL_ERR_TOKENIZER_LINE,
                         "line %zu is not a token in base64, a space and its rank", number);
-    int n = decode_base64(bytes, line, width);
+    size_t n = mll_decode_base64(bytes, line, width);
     int64_t rank = parse_rank(space + 1, size - width - 1);
-    if (n < 0)
+    if (n == SIZE_MAX)
         return mll_fail(err, MLL_ERR_TOKENIZER_LINE, "line %zu: '%.*s' is not base64", number,
                         width < 40 ? (int)width : 40, line);
     if (rank < 0 || (size_t)rank >= n_lines)
         return mll_fail(err, MLL_ERR_TOKENIZER_RANK,
                         "line %zu: the rank is not a number below %zu, the number of tokens",
                         number, n_lines);
-    return bpe_add_token(b, rank, bytes, (size_t)n, err);
+    return bpe_add_token(b, rank, bytes, n, err);
 }
 
 /* Every way to cut a token into two tokens is a merge of its rank. */
