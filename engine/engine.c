@@ -94,13 +94,21 @@ static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
     return open_kv(e, err);
 }
 
+/* Tokenizer and chat template. image_token: the configuration's, -1 where it was not read. */
+static enum mll_status open_text(struct mll_engine *e, int image_token, struct mll_error *err)
+{
+    struct prompt_log log = {e->options.log, e->options.log_user};
+    MLL_TRY(bpe_open(&e->bpe, e->path, err));
+    return prompt_open(&e->prompt, e->path, e->bpe, image_token, log, err);
+}
+
 static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
 {
     const struct mll_options *o = &e->options;
     MLL_TRY(cfg_load(&e->cfg, e->path, err));
     MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
     /* A directory without a tokenizer still serves requests made of ids. */
-    enum mll_status status = bpe_open(&e->bpe, e->path, err);
+    enum mll_status status = open_text(e, e->cfg.image_token, err);
     if (status != MLL_OK && status != MLL_ERR_NOT_FOUND)
         return status;
     return open_exec(e, err);
@@ -134,6 +142,7 @@ void mll_close(struct mll_engine *engine)
     exec_close(engine->exec);
     blocks_close(&engine->text_stack);
     blocks_close(&engine->image_stack);
+    prompt_close(engine->prompt);
     bpe_close(engine->bpe);
     weights_free(engine->weights);
     bpe_ids_free(&engine->ids);
@@ -187,7 +196,7 @@ void mll_engine_info(const struct mll_engine *engine, struct mll_info *info)
         .image_token = cfg->image_token,
         .rows_per_tile = cfg->vision.patches + 1,
         .vision_output_dim = cfg->vision.output_dim,
-        .has_chat_template = false,
+        .has_chat_template = engine->prompt != NULL && prompt_has_template(engine->prompt),
         .n_eos = cfg->generation.n_eos,
         .weight_bytes = weight_bytes(engine, &parameters),
         .kv_bytes = engine->plan.text_kv + engine->plan.image_kv,
@@ -219,7 +228,7 @@ enum mll_status eng_open_text(struct mll_engine **engine, const struct mll_optio
     e->options = *options;
     enum mll_status status = eng_resolve(&e->path, options->model, err);
     if (status == MLL_OK)
-        status = bpe_open(&e->bpe, e->path, err);
+        status = open_text(e, -1, err);
     if (status != MLL_OK) {
         mll_close(e);
         return status;

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "bpe.h"
+#include "prompt.h"
 #include "config.h"
 #include "mllama.h"
 #include "ops.h"

@@ -139,7 +139,7 @@ enum mll_status prompt_open(struct prompt **prompt, const char *dir, const struc
                        .start_header = bpe_special_id(bpe, "<|start_header_id|>"),
                        .end_header = bpe_special_id(bpe, "<|end_header_id|>"),
                        .eot = bpe_special_id(bpe, "<|eot_id|>")};
-    if (p.image != image_token)
+    if (image_token >= 0 && p.image != image_token)
         return mll_fail(err, MLL_ERR_IMAGE_TOKEN_TOKENIZER,
                         "%s: the image token is %d in config.json, the tokenizer's <|image|> is %d",
                         dir, image_token, p.image);
@@ -367,27 +367,17 @@ static enum mll_status build_raw(const struct prompt *p, struct bpe_ids *ids,
     return request->add_special_tokens ? bpe_add_post_processor(p->bpe, ids, err) : MLL_OK;
 }
 
-static enum mll_status build_ids(struct bpe_ids *ids, const struct mll_request *request,
-                                 struct mll_error *err)
-{
-    for (size_t i = 0; i < request->n_ids; i++)
-        MLL_TRY(bpe_append(ids, request->ids[i], err));
-    return MLL_OK;
-}
-
 enum mll_status prompt_build(const struct prompt *p, struct bpe_ids *ids,
                              const struct mll_request *request, struct mll_error *err)
 {
     size_t start = ids->n, images = 0;
-    if (request->ids)
-        MLL_TRY(build_ids(ids, request, err));
-    else if (request->raw)
+    if (request->raw)
         MLL_TRY(build_raw(p, ids, request, err));
     else if (request->n_messages > 0)
         MLL_TRY(
             build_chat(p, ids, request->messages, request->n_messages, request->date_string, err));
     else if (!request->text)
-        return mll_fail(err, MLL_ERR_CHAT, "the request has no text, messages, raw prompt or ids");
+        return mll_fail(err, MLL_ERR_CHAT, "the request has no text, messages or raw prompt");
     else if (p->kind != TEMPLATE_NONE)
         MLL_TRY(build_question(p, ids, request, err));
     else

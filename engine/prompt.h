@@ -23,15 +23,14 @@ struct prompt_log {
 
 /* Looks for a chat template in dir: chat_template.jinja, else chat_template.json, else the key of
  * tokenizer_config.json. Borrows bpe. image_token: the configuration's; the tokenizer's <|image|>
- * must be the same (MLL_ERR_IMAGE_TOKEN_TOKENIZER). */
+ * must be the same (MLL_ERR_IMAGE_TOKEN_TOKENIZER); -1 leaves that out. */
 enum mll_status prompt_open(struct prompt **prompt, const char *dir, const struct bpe *bpe,
                             int image_token, struct prompt_log log, struct mll_error *err);
 void prompt_close(struct prompt *prompt);
 bool prompt_has_template(const struct prompt *prompt);
 
-/* Appends the ids of a request to ids. MLL_ERR_IMAGE_COUNT where its image tokens are not as many
- * as its images, MLL_ERR_CHAT where messages cannot be rendered. Ids that the request gives itself
- * are not checked against any table here. */
+/* Appends the ids of a request's raw prompt, messages or text to ids. MLL_ERR_IMAGE_COUNT where its
+ * image tokens are not as many as its images, MLL_ERR_CHAT where messages cannot be rendered. */
 enum mll_status prompt_build(const struct prompt *prompt, struct bpe_ids *ids,
                              const struct mll_request *request, struct mll_error *err);
 

@@ -54,14 +54,22 @@ enum mll_status mll_detokenize(struct mll_engine *engine, const char **text, siz
 enum mll_status mll_prompt(struct mll_engine *engine, const char **text, const int32_t **ids,
                            size_t *n, const struct mll_request *request, struct mll_error *err)
 {
+    const int32_t *built = request->ids;
+    size_t n_built = request->n_ids, size;
+    /* Given ids need no tokenizer, unless they are to be shown as text. */
+    if (built == NULL) {
+        MLL_TRY(need_tokenizer(engine, err));
+        engine->ids.n = 0;
+        MLL_TRY(prompt_build(engine->prompt, &engine->ids, request, err));
+        built = engine->ids.data;
+        n_built = engine->ids.n;
+    }
     if (text != NULL)
-        *text = "";
-    if (request->ids == NULL && request->raw != NULL)
-        return mll_tokenize(engine, ids, n, request->raw, request->raw_size, true, err);
-    if (request->ids == NULL)
-        return mll_fail(err, MLL_ERR_CHAT, "not yet");
-    *ids = request->ids;
-    *n = request->n_ids;
+        MLL_TRY(mll_detokenize(engine, text, &size, built, n_built, true, err));
+    if (ids != NULL)
+        *ids = built;
+    if (n != NULL)
+        *n = n_built;
     return MLL_OK;
 }
 
