@@ -1,7 +1,7 @@
 /* fields.c - members of the answer to fields with status and confidence. */
 #include "fields.h"
 
-#include "answer.h"
+#include "answer_json.h"
 
 #include <math.h>
 #include <stdio.h>

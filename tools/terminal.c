@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,6 +47,23 @@ enum mll_status tool_flush(struct mll_error *err)
     if (fflush(stdout) == 0 && !ferror(stdout))
         return MLL_OK;
     return mll_fail(err, MLL_ERR_IO, "stdout: %s", strerror(errno));
+}
+
+enum mll_status tool_read_stdin(char **text, struct mll_error *err)
+{
+    size_t room = 0;
+    *text = NULL;
+    ssize_t n = getdelim(text, &room, 0, stdin);
+    if (n < 0 && !ferror(stdin)) { /* nothing there */
+        free(*text);
+        *text = strdup("");
+        n = 0;
+    }
+    if (n < 0 || !*text)
+        return mll_fail(err, MLL_ERR_IO, "stdin: %s", strerror(errno));
+    if (n > 0 && (*text)[n - 1] == '\n')
+        (*text)[n - 1] = 0;
+    return MLL_OK;
 }
 
 double tool_seconds(void)

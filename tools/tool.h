@@ -27,6 +27,9 @@ void tool_note(const char *fmt, ...) MLL_PRINTF(1, 2); /* one line on stderr */
 enum mll_status tool_write(const char *bytes, size_t n, struct mll_error *err);
 enum mll_status tool_flush(struct mll_error *err);
 
+/* All of stdin as a string without its last line break, for `-p -`; the caller frees *text. */
+enum mll_status tool_read_stdin(char **text, struct mll_error *err);
+
 /* A line on stderr that is rewritten while work goes on; only on a terminal. */
 struct progress {
     bool active;

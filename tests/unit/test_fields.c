@@ -1,5 +1,5 @@
 /* test_fields.c - a model's answer to fields: what is found, missing, malformed, inconsistent. */
-#include "answer.h"
+#include "answer_json.h"
 #include "fields.h"
 
 #include <criterion/criterion.h>

@@ -1,5 +1,5 @@
-/* answer.c - a tolerant JSON reader over offsets. */
-#include "answer.h"
+/* answer_json.c - a tolerant JSON reader over offsets. */
+#include "answer_json.h"
 
 #include <ctype.h>
 #include <string.h>
