@@ -1,5 +1,6 @@
-/* answer_json.h - finds the members of a JSON object in a model's answer, tolerantly: text around it, a
- * cut end, raw line breaks in strings. Works in place with offsets, in linear time, no recursion.
+/* answer_json.h - finds the members of a JSON object in a model's answer, tolerantly: text around
+ * it, a cut end, raw line breaks in strings. Works in place with offsets, in linear time, no
+ * recursion.
  */
 #ifndef MLL_ANSWER_JSON_H
 #define MLL_ANSWER_JSON_H

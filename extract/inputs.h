@@ -25,8 +25,9 @@ enum mll_status inp_collect(struct inp_list *list, const char *const *operands, 
 void inp_keep_shard(struct inp_list *list, unsigned i, unsigned n);
 void inp_free(struct inp_list *list);
 
-/* The whole of a regular file, at most max bytes; a FIFO, device or folder is refused without
- * waiting. *bytes is owned by the caller (free) and never NULL on success. */
+/* The whole of a regular file, at most max bytes, and room for one byte more; a FIFO, device or
+ * folder is refused without waiting. *bytes is owned by the caller (free) and never NULL on
+ * success. */
 enum mll_status inp_read(uint8_t **bytes, size_t *size, const char *path, size_t max,
                          struct mll_error *err);
 

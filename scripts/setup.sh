@@ -11,8 +11,8 @@ for group in "$@"; do
     test) packages="$packages libcriterion-dev" ;;
     fuzz) packages="$packages clang libclang-rt-dev" ;;
     style) packages="$packages clang-format" ;;
-    eval) packages="$packages python3 python3-pil python3-numpy fonts-dejavu-core
-                    fonts-liberation" ;;
+    eval) packages="$packages python3 python3-pil fonts-dejavu-core fonts-liberation
+                    fonts-freefont-ttf fonts-hack" ;;
     *) echo "setup: unknown group $group" >&2; exit 64 ;;
     esac
 done

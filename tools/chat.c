@@ -1,7 +1,7 @@
 /* chat.c - a chat file to messages. Strings stay in the parsed JSON, which lives as long as the
  * chat. */
 #include "inputs.h"
-#include "request.h"
+#include "run_request.h"
 
 #include <jansson.h>
 #include <stdlib.h>

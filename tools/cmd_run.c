@@ -1,6 +1,6 @@
 /* cmd_run.c - mllama run: one answer, streamed to stdout, or all about it as JSON. */
 #include "jsonout.h"
-#include "request.h"
+#include "run_request.h"
 #include "tool.h"
 
 #include <stdio.h>

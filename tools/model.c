@@ -1,12 +1,14 @@
 /* model.c - which model, with which options: --model, LLAMA_MODEL_PATH, the Hugging Face cache, the
  * embedded default. */
 #include "hub.h"
+#include "hub.h"
 #include "tool.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static bool is_file(const char *dir, const char *name)
@@ -63,6 +65,24 @@ static enum mll_status find_cached(char out[PATH_MAX], const char *name, const s
     return hub_resolve(out, PATH_MAX, name, hub, err);
 }
 
+/* A directory stays as it is; ORG/NAME[@revision] that is none is looked up in the cache. */
+static enum mll_status resolve_name(char out[PATH_MAX], const char *name, const struct args *args,
+                                    struct mll_error *err)
+{
+    struct stat st;
+    char hub[PATH_MAX];
+    if (stat(name, &st) != 0 && hub_is_name(name)) {
+        MLL_TRY(hub_directory(hub, sizeof hub, env_get(args->env, "HF_HUB_CACHE", NULL),
+                              env_get(args->env, "HF_HOME", NULL),
+                              env_get(args->env, "XDG_CACHE_HOME", NULL),
+                              env_get(args->env, "HOME", NULL), err));
+        return hub_resolve(out, PATH_MAX, name, hub, err);
+    }
+    if (snprintf(out, PATH_MAX, "%s", name) >= PATH_MAX)
+        return mll_fail(err, MLL_ERR_NOT_FOUND, "a model path of %zu bytes", strlen(name));
+    return MLL_OK;
+}
+
 enum mll_status model_resolve(struct tool_model *model, const struct args *args,
                               struct mll_error *err)
 {
@@ -78,7 +98,10 @@ enum mll_status model_resolve(struct tool_model *model, const struct args *args,
         MLL_TRY(find_cached(cached, name, args, err));
         name = cached;
     }
-    model->path = strdup(name ? name : embedded);
+    char path[PATH_MAX];
+    if (name)
+        MLL_TRY(resolve_name(path, name, args, err));
+    model->path = strdup(name ? path : embedded);
     if (!model->path)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "model path");
     char real[PATH_MAX];

@@ -1,5 +1,5 @@
-/* request.c - images, prompt and sampling of run and trace. */
-#include "request.h"
+/* run_request.c - images, prompt and sampling of run and trace. */
+#include "run_request.h"
 
 #include <errno.h>
 #include <jansson.h>

@@ -1,6 +1,6 @@
-/* request.h - the arguments of run and trace as one mll_request. */
-#ifndef MLL_REQUEST_H
-#define MLL_REQUEST_H
+/* run_request.h - the arguments of run and trace as one mll_request. */
+#ifndef MLL_RUN_REQUEST_H
+#define MLL_RUN_REQUEST_H
 
 #include "image.h"
 #include "tool.h"

@@ -1,0 +1,12 @@
+#!/bin/sh
+# eval.sh N SEED - renders N receipts of SEED into build/eval-SEED and reads them with the embedded
+# model (or the one that MLLAMA_MODEL names). The last line is one JSON object: field -> share exact.
+set -eu
+n=$1
+seed=$2
+dir=build/eval-$seed
+if [ "$(wc -l <"$dir/truth.jsonl" 2>/dev/null)" != "$n" ]; then
+    rm -rf "$dir"
+    python3 models/train/receipts.py --out "$dir" --n "$n" --seed "$seed" >&2
+fi
+exec build/mllama eval "$dir/truth.jsonl"
