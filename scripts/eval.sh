@@ -7,6 +7,9 @@ seed=$2
 dir=build/eval-$seed
 if [ "$(wc -l <"$dir/truth.jsonl" 2>/dev/null)" != "$n" ]; then
     rm -rf "$dir"
-    python3 models/train/receipts.py --out "$dir" --n "$n" --seed "$seed" >&2
+    # apt's Pillow belongs to /usr/bin/python3, which need not be the first python3 of the path
+    python=python3
+    $python -c 'import PIL' 2>/dev/null || python=/usr/bin/python3
+    $python models/train/receipts.py --out "$dir" --n "$n" --seed "$seed" >&2
 fi
 exec build/mllama eval "$dir/truth.jsonl"

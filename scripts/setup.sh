@@ -7,7 +7,7 @@ packages=""
 for group in "$@"; do
     case $group in
     build) packages="$packages gcc libc6-dev make cmake ninja-build pkg-config libjansson-dev
-                     libyaml-dev libpng-dev libjpeg-dev" ;;
+                     libpng-dev libjpeg-dev" ;;
     test) packages="$packages libcriterion-dev" ;;
     fuzz) packages="$packages clang libclang-rt-dev" ;;
     style) packages="$packages clang-format" ;;
