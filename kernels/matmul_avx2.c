@@ -8,7 +8,8 @@
 #include "half.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+/* A loop of constant length, written out. */
+#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
 enum { TILE_X = 3, TILE_W = 2, LANES = MATMUL_LANES };
 
@@ -69,16 +70,15 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
     const size_t w[TILE_W] = {o * cols, (o + 1 < (size_t)m->w->rows ? o + 1 : o) * cols};
     const float *x = m->x + row * cols;
     struct lanes l;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < TILE_W; j++) l.at[r][j][0] =
-        l.at[r][j][1] = _mm256_setzero_ps();
+    EACH (r, rows)
+        EACH (j, TILE_W)
+            l.at[r][j][0] = l.at[r][j][1] = _mm256_setzero_ps();
     for (size_t k = 0; k + LANES <= cols; k += LANES) {
-        UNROLL for (int half = 0; half < 2; half++)
-        {
+        EACH (half, 2) {
             size_t at = k + 8 * (size_t)half;
             __m256 w0 = load_w(m->w->data, dtype, w[0] + at);
             __m256 w1 = load_w(m->w->data, dtype, w[1] + at);
-            UNROLL for (int r = 0; r < rows; r++)
-            {
+            EACH (r, rows) {
                 __m256 xv = _mm256_loadu_ps(x + (size_t)r * cols + at);
                 l.at[r][0][half] = _mm256_fmadd_ps(xv, w0, l.at[r][0][half]);
                 l.at[r][1][half] = _mm256_fmadd_ps(xv, w1, l.at[r][1][half]);
@@ -171,18 +171,16 @@ INLINE void part_of_tile(const struct matmul_tile *t, int r0, const int rows, in
     const float *x = (const float *)t->x + r0 * LANES, *w = (const float *)t->w + o0 * LANES;
     const size_t whole = t->tail > 0 ? t->steps - 1 : t->steps;
     struct lanes l;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < TILE_W; j++)
-        UNROLL for (int half = 0; half < 2; half++)
-    {
-        const float *acc = t->acc + ((r0 + r) * MATMUL_W + o0 + j) * LANES + 8 * half;
-        l.at[r][j][half] = t->first ? _mm256_setzero_ps() : _mm256_load_ps(acc);
-    }
+    EACH (r, rows)
+        EACH (j, TILE_W)
+            EACH (half, 2) {
+                const float *acc = t->acc + ((r0 + r) * MATMUL_W + o0 + j) * LANES + 8 * half;
+                l.at[r][j][half] = t->first ? _mm256_setzero_ps() : _mm256_load_ps(acc);
+            }
     for (size_t s = 0; s < whole; s++, x += t->rows * LANES, w += MATMUL_W * LANES) {
-        UNROLL for (int half = 0; half < 2; half++)
-        {
+        EACH (half, 2) {
             __m256 w0 = _mm256_load_ps(w + 8 * half), w1 = _mm256_load_ps(w + LANES + 8 * half);
-            UNROLL for (int r = 0; r < rows; r++)
-            {
+            EACH (r, rows) {
                 __m256 xv = _mm256_load_ps(x + r * LANES + 8 * half);
                 l.at[r][0][half] = _mm256_fmadd_ps(xv, w0, l.at[r][0][half]);
                 l.at[r][1][half] = _mm256_fmadd_ps(xv, w1, l.at[r][1][half]);

@@ -13,7 +13,8 @@
 #include "matmul.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+/* A loop of constant length, written out. */
+#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
 /* How w is stored and multiplied: F32, F16 and BF16 widened to float32, or bf16 pairs as they are.
  */
@@ -30,6 +31,12 @@ INLINE size_t step_of(const enum kind kind)
     return kind == KIND_BF16_DOT ? 32 : 16;
 }
 
+/* of one stored element of w */
+INLINE size_t bytes_of(const enum kind kind)
+{
+    return kind == KIND_F32 ? 4 : 2;
+}
+
 INLINE __mmask32 mask_of(size_t elements)
 {
     return elements >= 32 ? 0xffffffffu : (1u << elements) - 1;
@@ -39,7 +46,7 @@ INLINE __mmask32 mask_of(size_t elements)
 INLINE __m512 load_w(const void *data, const enum kind kind, size_t i, const bool whole,
                      __mmask32 mask)
 {
-    const unsigned char *at = (const unsigned char *)data + i * (kind == KIND_F32 ? 4 : 2);
+    const unsigned char *at = (const unsigned char *)data + i * bytes_of(kind);
     if (kind == KIND_F32)
         return whole ? _mm512_loadu_ps(at) : _mm512_maskz_loadu_ps((__mmask16)mask, at);
     if (kind == KIND_BF16_DOT)
@@ -70,20 +77,23 @@ INLINE __m512 multiply_add(const enum kind kind, __m512 x, __m512 w, __m512 lane
 
 INLINE void clear_lanes(struct lanes *l, const int rows)
 {
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < MATMUL_W; o++) l->at[r][o] =
-        _mm512_setzero_ps();
+    EACH (r, rows)
+        EACH (o, MATMUL_W)
+            l->at[r][o] = _mm512_setzero_ps();
 }
 
 INLINE void load_lanes(struct lanes *l, const float *from, const int rows)
 {
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < MATMUL_W; o++) l->at[r][o] =
-        _mm512_load_ps(from + (r * MATMUL_W + o) * MATMUL_LANES);
+    EACH (r, rows)
+        EACH (o, MATMUL_W)
+            l->at[r][o] = _mm512_load_ps(from + (r * MATMUL_W + o) * MATMUL_LANES);
 }
 
 INLINE void store_lanes(float *to, const struct lanes *l, const int rows)
 {
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < MATMUL_W; o++)
-        _mm512_store_ps(to + (r * MATMUL_W + o) * MATMUL_LANES, l->at[r][o]);
+    EACH (r, rows)
+        EACH (o, MATMUL_W)
+            _mm512_store_ps(to + (r * MATMUL_W + o) * MATMUL_LANES, l->at[r][o]);
 }
 
 /* Adds the lanes of four outputs: 8 apart, 4, 2, 1; each sum as in dot() of ops.h. */
@@ -105,8 +115,7 @@ INLINE void write_sums(float *y, size_t y_stride, const struct lanes *l, const i
                        const float *bias)
 {
     __mmask8 mask = (__mmask8)mask_of((size_t)cols);
-    UNROLL for (int r = 0; r < rows; r++)
-    {
+    EACH (r, rows) {
         __m128 sum = sum_lanes(l->at[r]);
         if (bias != NULL)
             sum = _mm_add_ps(sum, _mm_loadu_ps(bias));
@@ -129,15 +138,14 @@ INLINE void direct_step(struct lanes *l, const struct direct_rows *d, const enum
                         const int rows, size_t s, const bool whole, __mmask32 mask)
 {
     __m512 w[MATMUL_W];
-    UNROLL for (int o = 0; o < MATMUL_W; o++) w[o] =
-        load_w(d->data, kind, d->w[o] + s * step_of(kind), whole, mask);
-    UNROLL for (int r = 0; r < rows; r++)
-    {
+    EACH (o, MATMUL_W)
+        w[o] = load_w(d->data, kind, d->w[o] + s * step_of(kind), whole, mask);
+    EACH (r, rows) {
         const unsigned char *at = d->x[r] + s * STEP_BYTES;
         __m512 x = whole || kind == KIND_BF16_DOT ? _mm512_loadu_ps(at)
                                                   : _mm512_maskz_loadu_ps((__mmask16)mask, at);
-        UNROLL for (int o = 0; o < MATMUL_W; o++) l->at[r][o] =
-            multiply_add(kind, x, w[o], l->at[r][o], whole, mask);
+        EACH (o, MATMUL_W)
+            l->at[r][o] = multiply_add(kind, x, w[o], l->at[r][o], whole, mask);
     }
 }
 
@@ -148,18 +156,19 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
     const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W;
     const size_t w_left = (size_t)m->w->rows - w_first;
     const size_t steps = cols / step_of(kind), rest = cols % step_of(kind);
-    const size_t w_bytes = STEP_BYTES / (kind == KIND_F32 || kind == KIND_BF16_DOT ? 1 : 2);
     struct direct_rows d = {.data = m->w->data};
     struct lanes l;
     clear_lanes(&l, rows);
-    UNROLL for (size_t o = 0; o < MATMUL_W; o++) d.w[o] =
-        (w_first + (o < w_left ? o : w_left - 1)) * cols;
-    UNROLL for (int r = 0; r < rows; r++) d.x[r] = m->x_steps + (row + (size_t)r) * m->x_stride;
+    EACH (o, MATMUL_W)
+        d.w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
+    EACH (r, rows)
+        d.x[r] = m->x_steps + (row + (size_t)r) * m->x_stride;
 
     for (size_t s = 0; s < steps; s++) {
-        UNROLL for (int o = 0; o < MATMUL_W; o++) _mm_prefetch(
-            (const char *)d.data + d.w[o] * (w_bytes / step_of(kind)) + s * w_bytes + FETCH_AHEAD,
-            _MM_HINT_T0);
+        EACH (o, MATMUL_W)
+            _mm_prefetch((const char *)d.data + FETCH_AHEAD +
+                             (d.w[o] + s * step_of(kind)) * bytes_of(kind),
+                         _MM_HINT_T0);
         direct_step(&l, &d, kind, rows, s, true, 0);
     }
     if (rest > 0)
@@ -197,12 +206,18 @@ INLINE void direct_group(const struct matmul *m, size_t g, const enum kind kind)
 
 /* ---- many rows: packed panels ---------------------------------------------------------------- */
 
+/* Fetches the same columns MATMUL_W rows further on, the panel that is packed next: pieces of rows
+ * are too short for the hardware to foresee. */
 INLINE void pack_w_row(unsigned char *out, const struct mat *w, const enum kind kind, size_t first,
                        size_t k)
 {
-    size_t i = 0, step = step_of(kind);
-    for (; i + step <= k; i += step, out += MATMUL_W * STEP_BYTES)
+    const size_t step = step_of(kind), bytes = bytes_of(kind);
+    const char *next = (const char *)w->data + (first + MATMUL_W * (size_t)w->cols) * bytes;
+    size_t i = 0;
+    for (; i + step <= k; i += step, out += MATMUL_W * STEP_BYTES) {
+        _mm_prefetch(next + i * bytes, _MM_HINT_T0);
         _mm512_store_ps(out, load_w(w->data, kind, first + i, true, 0));
+    }
     if (i < k)
         _mm512_store_ps(out, load_w(w->data, kind, first + i, false, mask_of(k - i)));
 }
@@ -228,19 +243,21 @@ INLINE void panel_tile(const struct matmul_tile *t, const enum kind kind, const 
         load_lanes(&l, t->acc, rows);
     for (size_t s = 0; s < whole; s++, x += rows * STEP_BYTES, w += MATMUL_W * STEP_BYTES) {
         __m512 wv[MATMUL_W];
-        UNROLL for (int o = 0; o < MATMUL_W; o++) wv[o] = _mm512_load_ps(w + o * STEP_BYTES);
-        UNROLL for (int r = 0; r < rows; r++)
-        {
+        EACH (o, MATMUL_W)
+            wv[o] = _mm512_load_ps(w + o * STEP_BYTES);
+        EACH (r, rows) {
             __m512 xv = _mm512_load_ps(x + r * STEP_BYTES);
-            UNROLL for (int o = 0; o < MATMUL_W; o++) l.at[r][o] =
-                multiply_add(kind, xv, wv[o], l.at[r][o], true, 0);
+            EACH (o, MATMUL_W)
+                l.at[r][o] = multiply_add(kind, xv, wv[o], l.at[r][o], true, 0);
         }
     }
     if (t->tail > 0) {
         __mmask32 mask = mask_of((size_t)t->tail);
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int o = 0; o < MATMUL_W; o++) l.at[r][o] =
-            multiply_add(kind, _mm512_load_ps(x + r * STEP_BYTES),
-                         _mm512_load_ps(w + o * STEP_BYTES), l.at[r][o], false, mask);
+        EACH (r, rows)
+            EACH (o, MATMUL_W)
+                l.at[r][o] =
+                    multiply_add(kind, _mm512_load_ps(x + r * STEP_BYTES),
+                                 _mm512_load_ps(w + o * STEP_BYTES), l.at[r][o], false, mask);
     }
     if (t->last)
         write_sums(t->y, t->y_stride, &l, rows, t->cols, t->bias);

@@ -14,9 +14,9 @@ static const struct matmul_case {
     {2, 4, 16, MLL_DTYPE_F16, false, 0},     {3, 7, 17, MLL_DTYPE_BF16, false, 3},
     {5, 9, 33, MLL_DTYPE_F16, true, 1},      {6, 8, 64, MLL_DTYPE_F32, true, 2},
     {7, 3, 130, MLL_DTYPE_BF16, true, 0},    {12, 31, 63, MLL_DTYPE_F16, false, 2},
-    {13, 33, 96, MLL_DTYPE_BF16, true, 1},   {16, 1, 1, MLL_DTYPE_BF16, true, 0},
-    {17, 37, 1030, MLL_DTYPE_BF16, true, 2}, /* more than one block of k */
-    {25, 66, 31, MLL_DTYPE_F32, true, 1},    {40, 70, 1100, MLL_DTYPE_F16, false, 0},
+    {24, 33, 96, MLL_DTYPE_BF16, true, 1},   {26, 1, 1, MLL_DTYPE_BF16, true, 0},
+    {27, 37, 1030, MLL_DTYPE_BF16, true, 2}, /* more than one block of k */
+    {31, 66, 31, MLL_DTYPE_F32, true, 1},    {40, 70, 1100, MLL_DTYPE_F16, false, 0},
     {195, 36, 47, MLL_DTYPE_BF16, true, 0}, /* more than one block of rows */
     {205, 2, 2051, MLL_DTYPE_F32, true, 3},
 };
@@ -118,7 +118,7 @@ static void check_rows_alone(struct mll_exec *ex, const struct matmul_case *c)
     size_t rows = (size_t)c->rows, cols = (size_t)c->cols;
     float *y = malloc(d.n_y * sizeof *y);
     run(ex, c, &d);
-    for (int few = 1; few <= 14; few += few < 8 ? 1 : 6) {
+    for (int few = 1; few <= 28; few += few < 8 ? 1 : 10) {
         for (int r = 0; r + few <= c->n; r += few) {
             op_matmul(ex, y, d.x + (size_t)r * cols, &d.w, c->bias ? &d.bias : NULL, few);
             size_t count = (size_t)few * rows;
@@ -145,11 +145,11 @@ Test(op_matmul, lanes_without_an_element_keep_the_sign_of_zero)
     /* -2^-149 * 2^-1 rounds to -0: adding +0 to it would turn it to +0 */
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
-        for (int n = 1; n <= 13; n += 12) {
-            float w[17], x[13 * 17], y[13];
+        for (int n = 1; n <= 26; n += 25) {
+            float w[17], x[26 * 17], y[26];
             for (int i = 0; i < 17; i++)
                 w[i] = -0x1p-149f;
-            for (int i = 0; i < 13 * 17; i++)
+            for (int i = 0; i < 26 * 17; i++)
                 x[i] = 0.5f;
             struct mat m = {.data = w, .dtype = MLL_DTYPE_F32, .rows = 1, .cols = 17};
             op_matmul(ex, y, x, &m, NULL, n);
