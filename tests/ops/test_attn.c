@@ -171,8 +171,8 @@ Test(op_attn, equals_softmax_and_rows_do_not_touch_each_other)
         check_case(&cases[i]);
 }
 
-/* A poisoned key that only some rows see must stay out of the others. */
-Test(op_attn, a_nan_reaches_only_the_rows_that_see_it)
+/* A poisoned key, or value, that only some rows see must stay out of the others. */
+static void check_poisoned(bool key, bool value)
 {
     static const struct attn_case c = {CAUSAL, 1, 100, 100, 4, 2, 16};
     size_t row = 4 * 16, count = 100 * row;
@@ -185,7 +185,7 @@ Test(op_attn, a_nan_reaches_only_the_rows_that_see_it)
         float *nan = op_floats(2 * 16, 1, 1);
         for (int i = 0; i < 2 * 16; i++)
             nan[i] = NAN;
-        op_kv_append(ex, &p.pool, nan, nan, &p.table, &seq, &pos, 1);
+        op_kv_append(ex, &p.pool, key ? nan : p.k, value ? nan : p.v, &p.table, &seq, &pos, 1);
         attend(ex, y, &p, &c, 0, 100);
         cr_expect_eq(op_first_difference(y, clean, 70 * row), 70 * row, "%s", exec_describe(ex));
         for (size_t i = 70 * row; i < count; i++)
@@ -195,6 +195,37 @@ Test(op_attn, a_nan_reaches_only_the_rows_that_see_it)
     }
     free(y);
     free(clean);
+}
+
+Test(op_attn, a_nan_reaches_only_the_rows_that_see_it)
+{
+    check_poisoned(true, false);
+    check_poisoned(false, true);
+}
+
+/* Blocks outside [begin, end) may be anything: here, places that would crash. */
+Test(op_attn, only_the_blocks_of_the_range_are_read)
+{
+    static const struct attn_case c = {CAUSAL, 1, 6, 70, 4, 2, 16};
+    float *y = op_floats(6 * 4 * 16, 9, 1), *expected = op_floats(6 * 4 * 16, 9, 1);
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
+        struct problem p = make(ex, &c);
+        for (int r = 0; r < 6; r++) {
+            p.begin[r] = 35 + r % 2;
+            p.end[r] = 47;
+        }
+        attend(ex, expected, &p, &c, 0, 6);
+        p.blocks[0] = p.blocks[1] = p.blocks[3] = p.blocks[4] = INT32_MAX;
+        for (int n = 1; n <= 6; n += 5) {
+            attend(ex, y, &p, &c, 0, n);
+            cr_expect_eq(exec_take_fault(ex).op, OP_NONE);
+            cr_expect_eq(op_first_difference(y, expected, (size_t)(n * 64)), (size_t)(n * 64));
+        }
+        drop(&p);
+    }
+    free(y);
+    free(expected);
 }
 
 static void expect_fault(struct mll_exec *ex, const struct problem *p, const struct attn_case *c,
