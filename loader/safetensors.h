@@ -88,13 +88,13 @@ enum st_status {
 };
 
 /* Element types with their size in bits. */
-#define ST_DTYPE_LIST(X)                                                                        \
-    X(BOOL, 8)                                                                                  \
-    X(F4, 4)                                                                                    \
-    X(F6_E2M3, 6)                                                                               \
-    X(F6_E3M2, 6) X(U8, 8) X(I8, 8) X(F8_E5M2, 8) X(F8_E4M3, 8) X(F8_E8M0, 8) X(F8_E4M3FNUZ, 8) \
-        X(F8_E5M2FNUZ, 8) X(I16, 16) X(U16, 16) X(F16, 16) X(BF16, 16) X(I32, 32) X(U32, 32)    \
-            X(F32, 32) X(C64, 64) X(F64, 64) X(I64, 64) X(U64, 64)
+/* clang-format off */
+#define ST_DTYPE_LIST(X)                                                                           \
+    X(BOOL, 8) X(F4, 4) X(F6_E2M3, 6) X(F6_E3M2, 6) X(U8, 8) X(I8, 8) X(F8_E5M2, 8)                \
+    X(F8_E4M3, 8) X(F8_E8M0, 8) X(F8_E4M3FNUZ, 8) X(F8_E5M2FNUZ, 8) X(I16, 16) X(U16, 16)          \
+    X(F16, 16) X(BF16, 16) X(I32, 32) X(U32, 32) X(F32, 32) X(C64, 64) X(F64, 64) X(I64, 64)       \
+    X(U64, 64)
+/* clang-format on */
 
 enum st_dtype {
 #define X(name, bits) ST_DTYPE_##name,
@@ -165,6 +165,13 @@ enum st_status st_fail(struct st_error *err, enum st_status code, const char *fm
     __attribute__((format(printf, 3, 4)))
 #endif
     ;
+
+#define ST_TRY(call)                     \
+    do {                                 \
+        enum st_status st_try_ = (call); \
+        if (st_try_ != ST_OK)            \
+            return st_try_;              \
+    } while (0)
 
 #ifdef __cplusplus
 }
@@ -245,13 +252,6 @@ enum st_status st_fail(struct st_error *err, enum st_status code, const char *fm
     }
     return code;
 }
-
-#define ST_TRY(call)                     \
-    do {                                 \
-        enum st_status st_try_ = (call); \
-        if (st_try_ != ST_OK)            \
-            return st_try_;              \
-    } while (0)
 
 /* ---- UTF-8 ----------------------------------------------------------------------------------- */
 
