@@ -1,5 +1,7 @@
 /* engine.c - opening an engine: config -> weight table -> mapped files -> exec, arena, KV pools. */
 #include "engine.h"
+#include "check.h"
+#include "defects.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -102,6 +104,15 @@ static enum mll_status open_text(struct mll_engine *e, int image_token, struct m
     return prompt_open(&e->prompt, e->path, e->bpe, image_token, log, err);
 }
 
+/* Ids of the tokenizer beyond the embedding would fault later; refused here. */
+static enum mll_status check_text(const struct mll_engine *e, struct mll_error *err)
+{
+    struct defects d = {0};
+    if (e->bpe != NULL)
+        check_tokenizer(&e->cfg, e->bpe, &d);
+    return defects_result(&d, err);
+}
+
 static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
 {
     const struct mll_options *o = &e->options;
@@ -111,6 +122,7 @@ static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
     enum mll_status status = open_text(e, e->cfg.image_token, err);
     if (status != MLL_OK && status != MLL_ERR_NOT_FOUND)
         return status;
+    MLL_TRY(check_text(e, err));
     return open_exec(e, err);
 }
 

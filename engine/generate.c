@@ -85,6 +85,27 @@ static enum mll_status gen_prefill(struct mll_session *session, const struct mll
     return MLL_OK;
 }
 
+/* Before anything is computed: as many image tokens as images, and room for the prompt. */
+static enum mll_status check_prompt(const struct mll_engine *e, const struct mll_request *request,
+                                    const int32_t *ids, size_t n, struct mll_error *err)
+{
+    size_t images = 0;
+    for (size_t i = 0; i < n; i++)
+        images += ids[i] == e->cfg.image_token;
+    if (images != request->n_images)
+        return mll_fail(err, MLL_ERR_IMAGE_COUNT, "the prompt has %zu image tokens for %zu images",
+                        images, request->n_images);
+    if (request->n_images > (size_t)e->plan.max_images)
+        return mll_fail(err, MLL_ERR_IMAGE_COUNT, "%zu images; the engine was opened for %d",
+                        request->n_images, e->plan.max_images);
+    if (n == 0)
+        return mll_fail(err, MLL_ERR_USAGE, "the prompt is empty");
+    if (n > (size_t)e->plan.ctx_size)
+        return mll_fail(err, MLL_ERR_CONTEXT_FULL, "the prompt has %zu tokens, the context %d", n,
+                        e->plan.ctx_size);
+    return MLL_OK;
+}
+
 /* ---- token by token -------------------------------------------------------------------------- */
 
 static uint64_t hash_logits(uint64_t hash, const float *logits, int n)
@@ -217,6 +238,7 @@ static enum mll_status run_stages(struct generation *g, struct mll_session *sess
     size_t n;
     double start = now();
     MLL_TRY(mll_prompt(e, NULL, &ids, &n, request, err)); /* stage 3 */
+    MLL_TRY(check_prompt(e, request, ids, n, err));
     if (eng_tracing(e))
         e->trace.ints(e->trace.user, "input_ids", ids, n);
     MLL_TRY(gen_images(session, request, err)); /* stages 2, 4, 5 */
