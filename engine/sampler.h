@@ -1,0 +1,56 @@
+/* sampler.h - stage 7: logits become an id.
+ *
+ * HF's processors in HF's order: logit bias, repetition penalty, no-repeat n-gram, bad words, min
+ * new tokens, suppressed tokens; when sampling also temperature, top-k, top-p, min-p. Then the most
+ * likely id, or a draw. The prompt belongs to the text that penalties and n-grams look at.
+ *
+ * Rules where HF has none or fails:
+ *   - An id without a logit row (the image token, or anything outside 0 .. vocab_size - 1) is
+ * skipped and counted wherever a processor would touch its logit; never clamped. As part of an
+ * n-gram or a bad word's beginning it is compared like any other id.
+ *   - Ties: the most likely id is the lowest of equals. Top-k keeps every id as likely as the k-th;
+ *     where top-p cuts through equals, the lower ids stay.
+ *   - A bias given twice for an id counts once, the last.
+ *   - If nothing is left, the text ends: the first end token that has a logit row is chosen, with
+ *     log-probability 0 and forced set; without one the call fails (BAD_OPTION).
+ *   - A temperature so low that scores overflow means greedy, and so does temperature 0.
+ *   - Logits that are NaN or infinite fail (NOT_FINITE, the lowest such id named).
+ * A draw takes the id at which the running sum of weights, in order of id, first exceeds u times
+ * their total; u is philox_uniform(seed, number of tokens before it): a request repeats whatever
+ * ran beside it. Exponentials are fm_exp, sums are in double and in order of id, so that choice and
+ * log-probability have the same bits everywhere. */
+#ifndef MLL_SAMPLER_H
+#define MLL_SAMPLER_H
+
+#include "mllama.h"
+
+struct sampler;
+
+struct smp_choice {
+    int32_t id;
+    float logprob; /* natural log, after the processors, before temperature */
+    bool forced;   /* nothing was left to choose from */
+};
+
+/* Checks the options and allocates all that later calls need. sampling's arrays and eos (the list
+ * in force) are borrowed until smp_close. */
+enum mll_status smp_open(struct sampler **smp, int vocab_size, const struct mll_sampling *sampling,
+                         const int32_t *eos, size_t n_eos, struct mll_error *err);
+void smp_close(struct sampler *smp);
+
+/* Chooses the id that follows ids (n), of which the first n_prompt are the prompt. logits
+ * (vocab_size) are not changed. */
+enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const float *logits,
+                         const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err);
+
+/* scores (vocab_size) through the processors, without those of sampling; -infinity where banned.
+ * Borrowed until the next call. */
+const float *smp_process(struct sampler *smp, const float *scores, const int32_t *ids, size_t n,
+                         size_t n_prompt);
+
+bool smp_is_eos(const struct sampler *smp, int32_t id);
+/* How often, in all calls, a processor met an id without a logit row; a penalty counts an id once a
+ * call for each place in the text. */
+uint64_t smp_skipped(const struct sampler *smp);
+
+#endif
