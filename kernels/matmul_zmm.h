@@ -154,7 +154,7 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
     const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W;
     const size_t w_left = (size_t)m->w->rows - w_first;
     const size_t steps = cols / step_of(kind), rest = cols % step_of(kind);
-    const size_t lines = MATMUL_W * step_of(kind) * bytes_of(kind) / 64;
+    const int lines = MATMUL_W * (int)(step_of(kind) * bytes_of(kind)) / 64;
     const char *ahead = (const char *)m->w->data + (w_first + MATMUL_W) * cols * bytes_of(kind);
     struct direct_rows d = {.data = m->w->data};
     struct lanes l;
@@ -166,7 +166,7 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
 
     for (size_t s = 0; s < steps; s++) {
         EACH (line, lines)
-            _mm_prefetch(ahead + (s * lines + (size_t)line) * 64, _MM_HINT_T0);
+            _mm_prefetch(ahead + (s * (size_t)lines + (size_t)line) * 64, _MM_HINT_T0);
         direct_step(&l, &d, kind, rows, s, true, 0);
     }
     if (rest > 0)
