@@ -1,12 +1,16 @@
 /* run_request.c - images, prompt and sampling of run and trace. */
 #include "run_request.h"
 
+#include "inputs.h"
+
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define MAX_CHAT_BYTES ((size_t)256 << 20) /* images may stand in it */
 
 static enum mll_status out_of_memory(struct mll_error *err)
 {
@@ -201,38 +205,44 @@ static enum mll_status build_sampling(struct request *r, const struct args *args
 
 /* ---- images and prompt ---- */
 
-/* The next image of the request: a file, or bytes of a chat file. */
-static enum mll_status add_image(struct request *r, const char *path,
-                                 const struct chat_image *inside, bool no_exif,
+/* The next image of the request: from a file, or from bytes of the chat file. */
+static enum mll_status add_image(struct request *r, const struct chat_image *source, bool no_exif,
                                  struct mll_error *err)
 {
     if (r->n_images == REQUEST_MAX_IMAGES)
         return mll_fail(err, MLL_ERR_USAGE, "more than %d images", REQUEST_MAX_IMAGES);
     const struct img_options how = {.ignore_exif = no_exif};
     struct image *image = &r->images[r->n_images];
-    if (path)
-        MLL_TRY(img_load(image, path, &how, err));
+    if (source->path)
+        MLL_TRY(img_load(image, source->path, &how, err));
     else
         MLL_TRY(
-            img_decode(image, inside->bytes, inside->size, "image in the chat file", &how, err));
+            img_decode(image, source->bytes, source->size, "image in the chat file", &how, err));
     r->pages[r->n_images++] = (struct mll_image){image->rgb, image->w, image->h};
     return MLL_OK;
 }
 
-/* The images in the order of the prompt: those of the chat file take their turn. */
+/* The images in the order of the prompt: the chat file's own take their turn among those of
+ * --image, what is left over of these comes last. */
 static enum mll_status build_images(struct request *r, const struct args *args,
                                     struct mll_error *err)
 {
-    size_t next = 0, n_parts = 0;
-    const struct chat_image *parts = r->chat ? chat_images(r->chat, &n_parts) : NULL;
-    for (size_t i = 0; i < n_parts; i++) {
-        if (parts[i].bytes)
-            MLL_TRY(add_image(r, NULL, &parts[i], args->no_exif, err));
-        else if (next < args->images.n)
-            MLL_TRY(add_image(r, args->images.items[next++], NULL, args->no_exif, err));
+    size_t next = 0;
+    for (size_t i = 0; i < r->chat.n_images; i++) {
+        struct chat_image source = r->chat.images[i];
+        if (!source.path && !source.bytes) {
+            if (next == args->images.n)
+                return mll_fail(err, MLL_ERR_IMAGE_COUNT,
+                                "%s: more image parts than the %zu --image options", args->chat,
+                                args->images.n);
+            source.path = args->images.items[next++];
+        }
+        MLL_TRY(add_image(r, &source, args->no_exif, err));
     }
-    for (; next < args->images.n; next++)
-        MLL_TRY(add_image(r, args->images.items[next], NULL, args->no_exif, err));
+    for (; next < args->images.n; next++) {
+        const struct chat_image source = {.path = args->images.items[next]};
+        MLL_TRY(add_image(r, &source, args->no_exif, err));
+    }
     r->request.images = r->pages;
     r->request.n_images = r->n_images;
     return MLL_OK;
@@ -265,9 +275,12 @@ static enum mll_status build_prompt(struct request *r, const struct args *args,
         MLL_TRY(request_parse_ids(&r->ids, &q->n_ids, args->ids, "--ids", err));
         q->ids = r->ids;
     } else if (args->chat) {
-        MLL_TRY(chat_read(&r->chat, args->chat, err));
-        q->messages = chat_messages(r->chat, &q->n_messages);
-        q->date_string = chat_date(r->chat);
+        size_t size;
+        MLL_TRY(inp_read((uint8_t **)&r->chat_text, &size, args->chat, MAX_CHAT_BYTES, err));
+        MLL_TRY(chat_parse(&r->chat, r->chat_text, size, args->chat, err));
+        q->messages = r->chat.messages;
+        q->n_messages = r->chat.n_messages;
+        q->date_string = r->chat.date_string;
     } else {
         const char *text = args->prompt;
         if (strcmp(text, "-") == 0) {
@@ -298,7 +311,8 @@ void request_free(struct request *r)
 {
     for (size_t i = 0; i < r->n_images; i++)
         img_free(&r->images[i]);
-    chat_free(r->chat);
+    chat_free(&r->chat);
+    free(r->chat_text);
     free(r->prompt);
     free(r->ids);
     free(r->eos);
