@@ -36,5 +36,5 @@ static void argmax_rows(void *arg, size_t begin, size_t end, int thread)
 void argmax_cpu(struct mll_exec *ex, int32_t *id, uint8_t *finite, const float *x, int n, int dim)
 {
     struct argmax_args a = {id, finite, x, (size_t)dim};
-    par_for(ex->threads, (size_t)n, argmax_rows, &a);
+    par_for(exec_threads_for(ex, (size_t)n * (size_t)dim), (size_t)n, argmax_rows, &a);
 }

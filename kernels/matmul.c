@@ -89,7 +89,10 @@ static void run_direct(struct mll_exec *ex, struct matmul *m)
             m->form->pack_x(rounded + r * m->x_stride, m->x + r * cols, cols, 1, cols);
         m->x_steps = rounded;
     }
-    par_for(ex->threads, ((size_t)m->w->rows + MATMUL_W - 1) / MATMUL_W, direct_groups, m);
+    /* a weight costs about an eighth of an element of the light ops */
+    size_t work = (size_t)m->w->rows * cols * (size_t)m->n / 8;
+    par_for(exec_threads_for(ex, work), ((size_t)m->w->rows + MATMUL_W - 1) / MATMUL_W,
+            direct_groups, m);
     exec_release(ex, mark);
 }
 

@@ -58,12 +58,12 @@ void rmsnorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat
                  int dim, float eps)
 {
     struct norm_args a = {y, x, w, NULL, dim, eps, SIMD_FORM(ex, rmsnorm_row)};
-    par_for(ex->threads, (size_t)rows, norm_rows, &a);
+    par_for(exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
 }
 
 void layernorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                    const struct mat *b, int rows, int dim, float eps)
 {
     struct norm_args a = {y, x, w, b, dim, eps, SIMD_FORM(ex, layernorm_row)};
-    par_for(ex->threads, (size_t)rows, norm_rows, &a);
+    par_for(exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
 }
