@@ -155,21 +155,20 @@ def produce(queue, first, seed, jitter, size, parts):
     encoder, index = Encoder(), first
     order = np.random.default_rng(first)
     while True:
-        b = size.value
-        pool = sorted((encoder.sample(seed, index + i, jitter.value) for i in range(b * parts)), key=lambda s: len(s[3]))
-        index += b * parts
+        pool = sorted((encoder.sample(seed, index + i, jitter.value) for i in range(size * parts)), key=lambda s: len(s[3]))
+        index += size * parts
         for i in order.permutation(parts):
-            queue.put(encoder.batch(pool[i * b:(i + 1) * b]))
+            queue.put(encoder.batch(pool[i * size:(i + 1) * size]))
 
 
 class Stream:
-    """Batches from a background process; `jitter` and `size` may be changed on the way."""
+    """Batches from a background process; `jitter` may be changed on the way."""
 
     def __init__(self, first, seed, jitter, size, parts=6):
         context = mp.get_context("fork")
-        self.jitter, self.size = context.Value("i", jitter), context.Value("i", size)
+        self.jitter = context.Value("i", jitter)
         self.queue = context.Queue(12)
-        self.worker = context.Process(target=produce, args=(self.queue, first, seed, self.jitter, self.size, parts), daemon=True)
+        self.worker = context.Process(target=produce, args=(self.queue, first, seed, self.jitter, size, parts), daemon=True)
         self.worker.start()
 
     def next(self):
