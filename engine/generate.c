@@ -7,7 +7,6 @@
 #include "generation.h"
 #include "engine.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -33,6 +32,7 @@ void generation_free(struct generation *g)
     if (g == NULL)
         return;
     answer_free(&g->answer);
+    smp_close(g->sampler);
     free(g->ids);
     free(g->logprobs);
     free(g->text_end);
@@ -60,7 +60,10 @@ static enum mll_status gen_alloc(struct generation **out, const struct mll_sessi
     g->answer.stop = sampling->stop;
     g->answer.n_stop = sampling->n_stop;
     g->hash = 0xcbf29ce484222325u;
-    return MLL_OK;
+    const struct cfg *cfg = &session->engine->cfg;
+    const int32_t *eos = sampling->eos ? sampling->eos : cfg->generation.eos;
+    size_t n_eos = sampling->eos ? sampling->n_eos : (size_t)cfg->generation.n_eos;
+    return smp_open(&g->sampler, cfg->text.vocab_size, sampling, eos, n_eos, err);
 }
 
 static enum mll_status gen_images(struct mll_session *session, const struct mll_request *request,
@@ -118,31 +121,6 @@ static uint64_t hash_logits(uint64_t hash, const float *logits, int n)
     return hash;
 }
 
-/* The most likely id, the lowest of equals, and its log-probability. */
-static int32_t choose_greedy(float *logprob, const float *logits, int n)
-{
-    int best = 0;
-    double sum = 0;
-    for (int i = 1; i < n; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    for (int i = 0; i < n; i++)
-        sum += exp((double)logits[i] - (double)logits[best]);
-    *logprob = (float)-log(sum);
-    return best;
-}
-
-static bool is_eos(const struct mll_engine *e, const struct mll_sampling *sampling, int32_t id)
-{
-    for (size_t i = 0; sampling->eos != NULL && i < sampling->n_eos; i++)
-        if (sampling->eos[i] == id)
-            return true;
-    for (int i = 0; sampling->eos == NULL && i < e->cfg.generation.n_eos; i++)
-        if (e->cfg.generation.eos[i] == id)
-            return true;
-    return false;
-}
-
 /* Adds the token's text and hands over what became certain; *go_on false where the caller asked to
  * stop. */
 static enum mll_status show(struct generation *g, const struct mll_engine *e,
@@ -163,18 +141,22 @@ static enum mll_status show(struct generation *g, const struct mll_engine *e,
 }
 
 static enum mll_status gen_decode(struct generation *g, struct mll_session *session,
-                                  const struct mll_request *request,
-                                  const struct mll_sampling *sampling, struct mll_error *err)
+                                  const struct mll_request *request, struct mll_error *err)
 {
     struct mll_engine *e = session->engine;
     int vocab = e->cfg.text.vocab_size;
+    size_t n_prompt = (size_t)session->n_ids;
     g->finish = MLL_FINISH_LENGTH;
     while (g->n < g->capacity) {
         bool go_on = true;
         g->hash = hash_logits(g->hash, session->logits, vocab);
-        int32_t id = choose_greedy(&g->logprobs[g->n], session->logits, vocab);
+        struct smp_choice choice;
+        MLL_TRY(smp_next(g->sampler, &choice, session->logits, session->ids, (size_t)session->n_ids,
+                         n_prompt, err));
+        int32_t id = choice.id;
         g->ids[g->n] = id;
-        if (is_eos(e, sampling, id)) {
+        g->logprobs[g->n] = choice.logprob;
+        if (smp_is_eos(g->sampler, id)) {
             g->text_end[g->n++] = g->answer.size;
             g->finish = MLL_FINISH_EOS;
             break;
@@ -224,13 +206,13 @@ static enum mll_status gen_result(struct generation *g, const struct mll_request
     g->result.n_prompt = n_prompt;
     g->result.finish = g->finish;
     g->result.logits_hash = g->hash;
+    g->result.ids_skipped = smp_skipped(g->sampler);
     return MLL_OK;
 }
 
 /* The stages in order. */
 static enum mll_status run_stages(struct generation *g, struct mll_session *session,
-                                  const struct mll_request *request,
-                                  const struct mll_sampling *sampling, enum gen_stage last,
+                                  const struct mll_request *request, enum gen_stage last,
                                   struct mll_error *err)
 {
     struct mll_engine *e = session->engine;
@@ -250,7 +232,7 @@ static enum mll_status run_stages(struct generation *g, struct mll_session *sess
     e->trace = (struct trace_sink){0};
     if (last == GEN_DECODER)
         return MLL_OK;
-    MLL_TRY(gen_decode(g, session, request, sampling, err)); /* stages 6, 7, 8 */
+    MLL_TRY(gen_decode(g, session, request, err)); /* stages 6, 7, 8 */
     g->result.seconds_decode = now() - start - g->result.seconds_vision - g->result.seconds_prefill;
     return gen_result(g, request, n, err);
 }
@@ -267,7 +249,11 @@ enum mll_status gen_run(struct mll_session *session, const struct mll_request *r
     generation_free(session->generation);
     enum mll_status status = gen_alloc(&session->generation, session, sampling, err);
     if (status == MLL_OK)
-        status = run_stages(session->generation, session, request, sampling, last, err);
+        status = run_stages(session->generation, session, request, last, err);
+    if (session->generation != NULL) {
+        smp_close(session->generation->sampler);
+        session->generation->sampler = NULL;
+    }
     atomic_store(&session->cancelled, false);
     if (status != MLL_OK) {
         mll_session_clear(session);

@@ -4,6 +4,7 @@
 
 #include "answer.h"
 #include "engine.h"
+#include "sampler.h"
 
 /* Arrays are (capacity); what the last mll_session_run of a session lends. */
 struct generation {
@@ -12,6 +13,7 @@ struct generation {
     size_t *text_end;
     size_t n, capacity;
     struct answer answer;
+    struct sampler *sampler; /* while it runs */
     uint64_t hash;
     enum mll_finish finish;
     struct mll_result result;
