@@ -1,0 +1,118 @@
+/* bench.c - clock, statistics, memory read.  See bench.h. */
+#include "bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "half.h"
+#include "ops.h"
+#include "par.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { READ_BLOCK = 256 };
+
+double bench_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+struct bench_stats bench_stats(double *values, size_t n)
+{
+    if (n == 0)
+        return (struct bench_stats){0};
+    qsort(values, n, sizeof *values, by_value);
+    return (struct bench_stats){.median = values[(n - 1) / 2],
+                                .p10 = values[(n - 1) / 10],
+                                .p90 = values[(n * 9 + 9) / 10 - 1]};
+}
+
+void *bench_weights(size_t bytes, uint64_t seed)
+{
+    const size_t page = (size_t)2 << 20, rounded = (bytes + page - 1) / page * page;
+    uint16_t *data = aligned_alloc(page, rounded);
+    if (data == NULL)
+        return NULL;
+    madvise(data, rounded, MADV_HUGEPAGE);
+    /* one page of numbers, repeated: values do not matter, zeros might */
+    uint64_t state = seed;
+    for (size_t i = 0; i < page / 2; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        data[i] = bf16_from_f32((float)(state >> 40) * 0x1p-23f - 1.0f);
+    }
+    for (size_t at = page; at < rounded; at += page)
+        memcpy((char *)data + at, data, page);
+    return data;
+}
+
+/* ---- memory read ----------------------------------------------------------------------------- */
+
+/* Adds up all 64-bit words of blocks * READ_BLOCK bytes. */
+static uint64_t read_plain(const unsigned char *p, size_t blocks)
+{
+    uint64_t sum[4] = {0}, word[4];
+    for (size_t i = 0; i < blocks * READ_BLOCK; i += sizeof word) {
+        memcpy(word, p + i, sizeof word);
+        for (int j = 0; j < 4; j++)
+            sum[j] += word[j];
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned char *p,
+                                                               size_t blocks)
+{
+    __m512i sum[4];
+    for (int j = 0; j < 4; j++)
+        sum[j] = _mm512_setzero_si512();
+    for (size_t i = 0; i < blocks; i++, p += READ_BLOCK)
+        for (int j = 0; j < 4; j++)
+            sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + 64 * j));
+    return (uint64_t)_mm512_reduce_add_epi64(
+        _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3])));
+}
+#else
+static uint64_t read_avx512(const unsigned char *p, size_t blocks)
+{
+    return read_plain(p, blocks);
+}
+#endif
+
+struct read_job {
+    const unsigned char *data;
+    bool avx512;
+    uint64_t sums[64]; /* so that the reads are not thrown away */
+};
+
+static void read_part(void *arg, size_t begin, size_t end, int thread)
+{
+    struct read_job *job = arg;
+    const unsigned char *p = job->data + begin * READ_BLOCK;
+    job->sums[thread % 64] = job->avx512 ? read_avx512(p, end - begin) : read_plain(p, end - begin);
+}
+
+double bench_read_gb_s(int threads, const void *data, size_t bytes)
+{
+    struct read_job job = {.data = data, .avx512 = exec_isa_supported(MLL_ISA_AVX512)};
+    size_t blocks = bytes / READ_BLOCK;
+    double start = bench_seconds();
+    par_for(threads, blocks, read_part, &job);
+    double seconds = bench_seconds() - start;
+    volatile uint64_t sink = 0;
+    for (int i = 0; i < 64; i++)
+        sink += job.sums[i];
+    return (double)(blocks * READ_BLOCK) / seconds * 1e-9;
+}

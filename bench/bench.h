@@ -1,0 +1,27 @@
+/* bench.h - what the benchmarks share: the clock, order statistics, the memory read beside which
+ * everything that streams weights is measured. */
+#ifndef MLL_BENCH_H
+#define MLL_BENCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+double bench_seconds(void); /* monotonic */
+
+/* Order statistics; nearest rank. */
+struct bench_stats {
+    double median, p10, p90;
+};
+struct bench_stats bench_stats(double *values, size_t n); /* sorts values */
+
+/* Memory to be read at full speed: huge pages where the system gives them, filled with bf16 numbers
+ * in [-1, 1). NULL where there is none; free() it. */
+void *bench_weights(size_t bytes, uint64_t seed);
+
+/* Reads data once with the given threads (AVX-512 loads where the CPU has them), each thread one
+ * contiguous part as in par_for; returns GB/s (1e9). */
+double bench_read_gb_s(int threads, const void *data, size_t bytes);
+/* Bytes that such a read should at least touch, so that no cache helps. */
+#define BENCH_READ_BYTES ((size_t)1 << 31)
+
+#endif

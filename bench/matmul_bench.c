@@ -1,0 +1,146 @@
+/* matmul_bench.c - times op_matmul on request, so that a peer can be measured in turn with it.
+ *
+ *     matmul_bench THREADS
+ *
+ * One request a line on stdin, one line of answer:
+ *     matmul f32|bf16 N ROWS COLS   seconds of y = x W^T, W bf16, in that arithmetic
+ *     read                          GB/s of reading the memory that `decode` uses (>= 2 GB)
+ *     decode f32|bf16 N             seconds and weight bytes of all matrices of one step of N
+ *                                   rows through a 1B-like decoder: 16 layers, bf16, 2.5 GB
+ * bench/peers/torch_matmul.py drives it. */
+#include "bench.h"
+#include "ops.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LAYERS = 16, MATRICES = 7, MAX_N = 8 };
+
+/* (out, in) features of a layer of hidden 2048, mlp 8192, 32 heads, 8 KV heads; then the head. */
+static const int layer_shapes[MATRICES][2] = {{2048, 2048}, {512, 2048},  {512, 2048}, {2048, 2048},
+                                              {8192, 2048}, {8192, 2048}, {2048, 8192}};
+static const int head_shape[2] = {128256, 2048};
+
+struct bench {
+    struct mll_exec *f32, *bf16; /* bf16 NULL where the CPU has no dot instruction */
+    int threads;
+    int n, rows, cols; /* of the matrices below */
+    void *w;
+    float *x, *y;
+    void *decoder; /* every matrix of the decoder, one behind the other */
+    size_t decoder_bytes;
+};
+
+static float *numbers(size_t n)
+{
+    float *x = malloc(n * sizeof *x);
+    for (size_t i = 0; x != NULL && i < n; i++)
+        x[i] = (float)(int)(i * 2654435761u % 2001) * 1e-3f - 1.0f;
+    return x;
+}
+
+static bool prepare(struct bench *b, int n, int rows, int cols)
+{
+    if (b->n == n && b->rows == rows && b->cols == cols)
+        return true;
+    free(b->w);
+    free(b->x);
+    free(b->y);
+    b->n = n, b->rows = rows, b->cols = cols;
+    b->w = bench_weights((size_t)rows * (size_t)cols * 2, 1);
+    b->x = numbers((size_t)n * (size_t)cols);
+    b->y = numbers((size_t)n * (size_t)rows);
+    return b->w != NULL && b->x != NULL && b->y != NULL;
+}
+
+static double time_matmul(struct bench *b, struct mll_exec *ex)
+{
+    struct mat w = {.data = b->w, .dtype = MLL_DTYPE_BF16, .rows = b->rows, .cols = b->cols};
+    double start = bench_seconds();
+    op_matmul(ex, b->y, b->x, &w, NULL, b->n);
+    return bench_seconds() - start;
+}
+
+static size_t shape_bytes(const int shape[2])
+{
+    return (size_t)shape[0] * (size_t)shape[1] * 2;
+}
+
+static bool prepare_decoder(struct bench *b)
+{
+    if (b->decoder != NULL)
+        return true;
+    b->decoder_bytes = shape_bytes(head_shape);
+    for (int i = 0; i < MATRICES; i++)
+        b->decoder_bytes += LAYERS * shape_bytes(layer_shapes[i]);
+    b->decoder = bench_weights(b->decoder_bytes, 2);
+    return b->decoder != NULL && prepare(b, MAX_N, head_shape[0], 8192);
+}
+
+static double time_decode(struct bench *b, struct mll_exec *ex, int n)
+{
+    const unsigned char *data = b->decoder;
+    double start = bench_seconds();
+    for (int i = 0; i <= LAYERS * MATRICES; i++) {
+        const int *shape = i < LAYERS * MATRICES ? layer_shapes[i % MATRICES] : head_shape;
+        struct mat w = {.data = data, .dtype = MLL_DTYPE_BF16, .rows = shape[0], .cols = shape[1]};
+        op_matmul(ex, b->y, b->x, &w, NULL, n);
+        data += shape_bytes(shape);
+    }
+    return bench_seconds() - start;
+}
+
+/* Answers one line; false where memory ran out. */
+static bool answer(struct bench *b, const char *line)
+{
+    char kind[8];
+    int n, rows, cols;
+    if (strncmp(line, "read", 4) == 0) {
+        if (!prepare_decoder(b))
+            return false;
+        printf("%.9g\n", bench_read_gb_s(b->threads, b->decoder, b->decoder_bytes));
+    } else if (sscanf(line, "matmul %7s %d %d %d", kind, &n, &rows, &cols) == 4 && n > 0 &&
+               n <= 1 << 16 && rows > 0 && rows <= 1 << 18 && cols > 0 && cols <= 1 << 15) {
+        struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
+        if (!prepare(b, n, rows, cols))
+            return false;
+        printf("%.9g\n", ex != NULL ? time_matmul(b, ex) : 0.0);
+    } else if (sscanf(line, "decode %7s %d", kind, &n) == 2 && n > 0 && n <= MAX_N) {
+        struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
+        if (!prepare_decoder(b))
+            return false;
+        printf("%.9g %zu\n", ex != NULL ? time_decode(b, ex, n) : 0.0, b->decoder_bytes);
+    } else {
+        puts("unknown request");
+    }
+    return fflush(stdout) == 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {.threads = argc > 1 ? atoi(argv[1]) : 0};
+    struct mll_error err;
+    const size_t scratch = (size_t)1 << 28;
+    char line[128];
+    if (argc != 2 || b.threads < 1) {
+        fputs("usage: matmul_bench THREADS\n", stderr);
+        return 64;
+    }
+    if (exec_open_cpu(&b.f32, b.threads, MLL_ISA_AUTO, false, scratch, &err) != MLL_OK) {
+        fprintf(stderr, "%s\n", err.message);
+        return mll_status_exit_code(err.code);
+    }
+    if (exec_open_cpu(&b.bf16, b.threads, MLL_ISA_AUTO, true, scratch, &err) != MLL_OK)
+        fprintf(stderr, "%s\n", err.message);
+    bool ok = true;
+    while (ok && fgets(line, sizeof line, stdin) != NULL)
+        ok = answer(&b, line);
+    exec_close(b.f32);
+    exec_close(b.bf16);
+    free(b.w);
+    free(b.x);
+    free(b.y);
+    free(b.decoder);
+    return ok ? 0 : 70;
+}
