@@ -115,7 +115,7 @@ static enum mll_status find_template(enum template_kind *kind, const char *dir,
     size_t size = 0;
     *kind = TEMPLATE_NONE;
     if (snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= (int)sizeof path)
-        return mll_fail(err, MLL_ERR_NOT_FOUND, "the path of the model is too long");
+        return mll_fail(err, MLL_ERR_IO, "the path of the model is too long");
     MLL_TRY(read_optional(&text, &size, path, err));
     if (text)
         *kind = classify(text, size, path, log);
