@@ -3,8 +3,10 @@
  *
  * Short pieces search a small array. Long ones keep every pair in the list of its rank, so that the
  * next pair is the head of the lowest non-empty list: near linear in the piece's length, which a
- * text may stretch as it likes (spaces, one letter). A list is served in order of position; pairs
- * nearly always come to it in that order, and it is sorted only when one did not. */
+ * text may stretch as it likes (spaces, one letter).
+ * The head is the leftmost, for pairs come to a list from left to right. A list's pairs spell the
+ * same bytes (a rank is one pair's, or one token's), and inside equal bytes the merges so far were
+ * the same ones; of two such stretches the left one, being served first, is never behind. */
 #include "bpe_table.h"
 
 #include <stdlib.h>
@@ -86,7 +88,6 @@ struct node {
 /* Positions are stored one up, so that zeroed memory is an empty list. */
 struct rank_list {
     uint32_t first, last;
-    bool unsorted;
 };
 
 struct bpe_work {
@@ -94,8 +95,6 @@ struct bpe_work {
     size_t capacity;
     struct rank_list *lists; /* (n_ranks); all empty between pieces */
     uint64_t *used[3];       /* a bit a list, a bit a word of used[0], a bit a word of used[1] */
-    uint32_t *order;         /* scratch to sort a list */
-    size_t order_capacity;
 };
 
 void bpe_work_free(struct bpe_work *w)
@@ -106,7 +105,6 @@ void bpe_work_free(struct bpe_work *w)
     free(w->lists);
     for (int level = 0; level < 3; level++)
         free(w->used[level]);
-    free(w->order);
     free(w);
 }
 
@@ -165,6 +163,7 @@ static void list_append(struct bpe_work *w, uint32_t pos, uint32_t rank)
 {
     struct rank_list *list = &w->lists[rank];
     struct node *node = &w->nodes[pos];
+    MLL_ASSERT(pos + 1 > list->last);
     node->rank = rank;
     node->list_prev = list->last;
     node->list_next = 0;
@@ -172,7 +171,6 @@ static void list_append(struct bpe_work *w, uint32_t pos, uint32_t rank)
         w->nodes[list->last - 1].list_next = pos + 1;
     else
         list->first = pos + 1;
-    list->unsorted |= pos + 1 < list->last;
     list->last = pos + 1;
 }
 
@@ -190,10 +188,8 @@ static void list_remove(struct bpe_work *w, uint32_t pos)
         w->nodes[node->list_next - 1].list_prev = node->list_prev;
     else
         list->last = node->list_prev;
-    if (!list->first) {
-        list->unsorted = false;
+    if (!list->first)
         mark_empty(w, node->rank);
-    }
     node->rank = BPE_NO_RANK;
 }
 
@@ -209,35 +205,6 @@ static void list_pair(struct bpe_work *w, const struct bpe *b, uint32_t pos)
         return;
     list_append(w, pos, merge->rank);
     mark_used(w, merge->rank);
-}
-
-static int compare_positions(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
-static enum mll_status list_sort(struct bpe_work *w, uint32_t rank, struct mll_error *err)
-{
-    struct rank_list *list = &w->lists[rank];
-    size_t n = 0;
-    for (uint32_t at = list->first; at; at = w->nodes[at - 1].list_next)
-        n++;
-    if (n > w->order_capacity) {
-        free(w->order);
-        w->order = malloc(n * sizeof *w->order);
-        w->order_capacity = w->order ? n : 0;
-        if (!w->order)
-            return no_memory(n, err);
-    }
-    n = 0;
-    for (uint32_t at = list->first; at; at = w->nodes[at - 1].list_next)
-        w->order[n++] = at - 1;
-    qsort(w->order, n, sizeof *w->order, compare_positions);
-    *list = (struct rank_list){0};
-    for (size_t i = 0; i < n; i++)
-        list_append(w, w->order[i], rank);
-    return MLL_OK;
 }
 
 static enum mll_status merge_long(const struct bpe *b, struct bpe_ids *out, struct bpe_work *w,
@@ -260,8 +227,6 @@ static enum mll_status merge_long(const struct bpe *b, struct bpe_ids *out, stru
 
     uint32_t rank;
     while ((rank = lowest_rank(w, b->n_ranks)) != BPE_NO_RANK) {
-        if (w->lists[rank].unsorted)
-            MLL_TRY(list_sort(w, rank, err));
         uint32_t pos = w->lists[rank].first - 1;
         struct node *node = &w->nodes[pos], *right = &w->nodes[node->next];
         node->symbol = bpe_find_merge(b, node->symbol, right->symbol)->id;

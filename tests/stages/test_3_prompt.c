@@ -129,10 +129,10 @@ Test(stage_3_prompt, a_system_message_in_parts_is_joined_and_stripped)
 {
     struct model m;
     open_model(&m, "chat_template.jinja", "any");
-    const struct mll_part system[] = {{" \n\x1c"
-                                       "Be ",
-                                       7},
-                                      {"brief.\xe2\x80\x83\n", 10}};
+    static const char first[] = " \n\x1c"
+                                "Be ",
+                      second[] = "brief.\xe2\x80\x83\n";
+    const struct mll_part system[] = {{first, sizeof first - 1}, {second, sizeof second - 1}};
     const struct mll_part user[] = {{NULL, 0}};
     const struct mll_message messages[] = {{MLL_ROLE_SYSTEM, system, 2}, {MLL_ROLE_USER, user, 1}};
     check_prompt(&m, &(struct mll_request){.messages = messages, .n_messages = 2, .n_images = 1},
