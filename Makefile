@@ -37,7 +37,7 @@ eval: build ## share of exact fields on N=500 receipts rendered with SEED=7
 	@scripts/setup.sh eval
 	@scripts/eval.sh $(N) $(SEED)
 golden: ## rebuild the golden files (needs torch and transformers, see tests/golden)
-	@tests/golden/make.sh
+	@for script in tests/golden/make*.py; do python3 $$script || exit 1; done
 bench: build ## op and model benchmarks
 	@build/mllama bench ops && build/mllama bench model
 install: build ## the command, libmllama, header, model, man page under PREFIX=/usr/local

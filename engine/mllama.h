@@ -1,4 +1,5 @@
-/* mllama.h - the public interface of libmllama: Llama-3.2-Vision inference, exact and deterministic.
+/* mllama.h - the public interface of libmllama: Llama-3.2-Vision inference, exact and
+ * deterministic.
  *
  *     struct mll_engine *engine;
  *     struct mll_session *session;
@@ -41,14 +42,14 @@ struct mll_options {
     const char *model;  /* directory in the HF layout */
     const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
     enum mll_reference reference;
-    int threads;        /* 0: the cores this process may use */
-    int ctx_size;       /* tokens a session can hold; 0: the smaller of the model's and 8192 */
-    int prefill_chunk;  /* prompt rows a step; 0: 256. Results do not depend on it. */
-    int max_sessions;   /* rows of a decode batch and sharers of the KV budget; 0: 1 */
-    int max_images;     /* images a session can hold; 0: 4 */
-    bool compute_bf16;  /* CPU: matmuls by the BF16 dot instruction */
-    bool no_mmap;       /* read the weights into memory instead of mapping the files */
-    const char *isa;    /* CPU, for tests: "c", "avx2", "avx512" */
+    int threads;       /* 0: the cores this process may use */
+    int ctx_size;      /* tokens a session can hold; 0: the smaller of the model's and 8192 */
+    int prefill_chunk; /* prompt rows a step; 0: 256. Results do not depend on it. */
+    int max_sessions;  /* rows of a decode batch and sharers of the KV budget; 0: 1 */
+    int max_images;    /* images a session can hold; 0: 4 */
+    bool compute_bf16; /* CPU: matmuls by the BF16 dot instruction */
+    bool no_mmap;      /* read the weights into memory instead of mapping the files */
+    const char *isa;   /* CPU, for tests: "c", "avx2", "avx512" */
     void (*log)(void *user, const char *line); /* NULL: silent */
     void *log_user;
 };
@@ -62,7 +63,7 @@ struct mll_info {
     const char *device; /* "cpu avx512, 2 threads" */
     int vocab_size;     /* number of logits */
     int embedding_rows, hidden_size, layers, ctx_size, max_tiles, tile_size, image_token;
-    int rows_per_tile;  /* patches + 1 */
+    int rows_per_tile; /* patches + 1 */
     int vision_output_dim;
     bool has_chat_template;
     int n_eos;
@@ -130,7 +131,8 @@ struct mll_sampling {
 /* Greedy, 512 new tokens, everything else off. */
 MLL_API void mll_sampling_default(struct mll_sampling *sampling);
 /* What generation_config.json asks for, on top of what sampling holds. */
-MLL_API void mll_sampling_from_model(const struct mll_engine *engine, struct mll_sampling *sampling);
+MLL_API void mll_sampling_from_model(const struct mll_engine *engine,
+                                     struct mll_sampling *sampling);
 
 /* The prompt is the first that is given: ids, raw, messages, text (a user message after the images,
  * or, without a chat template, a completion in the given form). */
@@ -160,14 +162,14 @@ enum mll_finish { MLL_FINISH_LENGTH = 0, MLL_FINISH_EOS, MLL_FINISH_STOP, MLL_FI
 struct mll_result {
     const char *text; /* NUL-terminated UTF-8; special tokens left out */
     size_t text_size;
-    const int32_t *ids; /* (n) new ids, eos included */
+    const int32_t *ids;    /* (n) new ids, eos included */
     const float *logprobs; /* (n) natural log, after the processors, before temperature */
     size_t n;
     const size_t *text_end; /* (n) bytes of text complete after token i: maps text to tokens */
     size_t n_prompt;
     enum mll_finish finish;
-    uint64_t logits_hash;     /* over all step logits, bit for bit */
-    uint64_t ids_skipped;     /* processor ids without a logit row (the image token, ...) */
+    uint64_t logits_hash; /* over all step logits, bit for bit */
+    uint64_t ids_skipped; /* processor ids without a logit row (the image token, ...) */
     double seconds_vision, seconds_prefill, seconds_decode;
 };
 
@@ -192,8 +194,7 @@ MLL_API void mll_cancel(struct mll_session *session);
 MLL_API void mll_session_clear(struct mll_session *session);
 /* Encodes one more image (stages 2, 4, 5). Only while the timeline is empty. */
 MLL_API enum mll_status mll_session_add_image(struct mll_session *session,
-                                              const struct mll_image *image,
-                                              struct mll_error *err);
+                                              const struct mll_image *image, struct mll_error *err);
 /* Appends ids to be evaluated by the next steps; image tokens must not exceed the images. */
 MLL_API enum mll_status mll_session_feed(struct mll_session *session, const int32_t *ids, size_t n,
                                          struct mll_error *err);
@@ -231,8 +232,8 @@ struct mll_memory {
 MLL_API enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                                  struct mll_error *err);
 
-/* Every stage's tensors of one request in a safetensors file (names: docs/MODEL.md). until: NULL, or
- * the stage after which to stop ("preprocess", "prompt", "vision", "cross", "decoder"). */
+/* Every stage's tensors of one request in a safetensors file (names: docs/MODEL.md). until: NULL,
+ * or the stage after which to stop ("preprocess", "prompt", "vision", "cross", "decoder"). */
 MLL_API enum mll_status mll_trace(const struct mll_options *options,
                                   const struct mll_request *request, const char *path,
                                   const char *until, struct mll_error *err);

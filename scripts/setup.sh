@@ -11,6 +11,8 @@ for group in "$@"; do
     test) packages="$packages libcriterion-dev" ;;
     fuzz) packages="$packages clang libclang-rt-dev" ;;
     style) packages="$packages clang-format" ;;
+    valgrind) packages="$packages valgrind" ;;
+    coverage) packages="$packages gcovr" ;;
     eval) packages="$packages python3 python3-pil fonts-dejavu-core fonts-liberation
                     fonts-freefont-ttf fonts-hack" ;;
     *) echo "setup: unknown group $group" >&2; exit 64 ;;

@@ -66,11 +66,10 @@ Test(journal, remembers_path_and_content)
 Test(journal, failures_and_unreadable_files_and_odd_names_are_found_again)
 {
     struct jnl *j;
-    write_file(
-        LINE("bad.png", "\"22\"", "failed")
-            LINE("gone.png", "null", "failed") "{\"file\":\"\\ufffd\",\"file_b64\":\"/"
-                                               "w==\",\"sha256\":\"33\",\"status\":\"ok\"}\n" LINE(
-                                                   "caf\\u00e9", "\"44\"", "ok"));
+    write_file(LINE("bad.png", "\"22\"", "failed") LINE(
+        "gone.png", "null", "failed") "{\"file\":\"\\ufffd\",\"file_b64\":\"/"
+                                      "w==\",\"sha256\":\"33\",\"status\":\"ok\"}\n" LINE(
+                                          "caf\\u00e9", "\"44\"", "ok"));
     cr_assert_eq(jnl_open(&j, path, NULL), MLL_OK);
     cr_expect_eq(jnl_find(j, "bad.png", "22"), JNL_FAILED);
     cr_expect_eq(jnl_find(j, "gone.png", ""), JNL_FAILED);

@@ -1,0 +1,13 @@
+#!/bin/sh
+# slow.sh - what takes longer than CI allows: coverage, the comparisons that need torch. The long
+# fuzzing is `make fuzz`, which runs before it. Results go to docs/SPEED.md by hand.
+set -eu
+scripts/setup.sh build test coverage
+dir=build-coverage
+mkdir -p $dir
+cmake -S . -B $dir -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS="--coverage -O1" \
+    >$dir/configure.log
+cmake --build $dir -- --quiet
+OMP_WAIT_POLICY=passive ctest --test-dir $dir -j2 >$dir/tests.log || tail -n 30 $dir/tests.log
+gcovr --root . --object-directory $dir --exclude tests --exclude bench --print-summary |
+    tee $dir/coverage.txt
