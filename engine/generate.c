@@ -43,6 +43,10 @@ static enum mll_status gen_alloc(struct generation **out, const struct mll_sessi
                                  const struct mll_sampling *sampling, struct mll_error *err)
 {
     size_t most = (size_t)session->engine->plan.ctx_size;
+    *out = NULL;
+    if (sampling->num_beams > 1)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "num_beams is %d: there is no beam search yet",
+                        sampling->num_beams);
     if (sampling->max_new_tokens < 0)
         return mll_fail(err, MLL_ERR_BAD_OPTION, "max_new_tokens is %d", sampling->max_new_tokens);
     if ((size_t)sampling->max_new_tokens < most)
