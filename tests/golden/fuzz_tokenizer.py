@@ -2,9 +2,9 @@
 """Compares `mllama tokenize` with HF tokenizers and tiktoken on the real Llama 3 vocabulary.
 
 Usage: fuzz_tokenizer.py MLLAMA CACHE [COUNT [SEED]]
-tokenizers 0.23.3 and tiktoken 0.14.0 are the oracles. Both files of the vocabulary, special tokens
-parsed and not, and decoding of the ids and of random ids are compared. Exits 77 where the vocabulary
-or a package cannot be had."""
+The vocabulary (pip's llama-models) and the oracles are fetched into CACHE once. Both files of the
+vocabulary, special tokens parsed and not, and decoding of the ids and of random ids are compared.
+Exits 77 where pip cannot fetch them."""
 import json
 import os
 import random
@@ -13,6 +13,8 @@ import sys
 
 import fuzz_strings
 import llama_vocab
+
+ORACLES = ["tokenizers==0.23.3", "tiktoken==0.14.0", "regex"]
 
 
 def run(mllama, model, lines, *flags):
@@ -36,17 +38,15 @@ def main():
     mllama, cache = sys.argv[1:3]
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 20000
     seed = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    sys.path.insert(0, os.path.join(cache, "packages"))
-    try:
-        import tiktoken
-        import tokenizers
-    except ImportError as e:
-        print(f"skip: {e}")
+    vocabulary, packages = llama_vocab.fetch(cache), os.path.join(cache, "packages")
+    if not vocabulary or not (os.path.exists(packages) or
+                              llama_vocab.pip("install", "--target", packages, *ORACLES)):
+        print(f"skip: pip cannot fetch {llama_vocab.PACKAGE} and {', '.join(ORACLES[:2])}")
         return 77
-    vocabulary = llama_vocab.fetch(cache)
-    if not vocabulary:
-        print(f"skip: pip cannot fetch {llama_vocab.PACKAGE}")
-        return 77
+    sys.path.insert(0, packages)
+    import tiktoken
+    import tokenizers
+
     model, converted = vocabulary
     ranks = llama_vocab.read_ranks(os.path.join(model, "tokenizer.model"))
     specials = {s: len(ranks) + i for i, s in enumerate(llama_vocab.SPECIALS)}

