@@ -45,7 +45,7 @@ const struct option_row option_table[] = {
      "encode special tokens as ordinary text", 0, 0},
     {"decode", 0, OPT_FLAG, AT(decode), BIT(CMD_TOKENIZE), NULL, "ids to text", 0, 0},
 
-    {"model", 'm', OPT_STRING, AT(model), MODEL, "DIR",
+    {"model", 'm', OPT_STRING, AT(model), MODEL | BIT(CMD_INFO), "DIR",
      "or ORG/NAME[@revision] in the Hugging Face cache (default: the embedded model)", 0, 0},
     {"threads", 't', OPT_INT, AT(threads), OPENS, "N", "default: the cores this process may use", 1,
      4096},

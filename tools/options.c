@@ -229,7 +229,7 @@ enum mll_status args_parse(struct args *args, enum command_id command, int argc,
         else
             memory[args->n_operands++] = argv[i];
     }
-    return parse_variables(args, err);
+    return args->help ? MLL_OK : parse_variables(args, err);
 }
 
 void args_free(struct args *args)
