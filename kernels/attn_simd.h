@@ -244,11 +244,8 @@ SIMD_INLINE void tile_group(struct attn_tile *t, const struct attn_keys *keys, f
 void SIMD(attn_tile)(struct attn_tile *t, const struct attn_keys *keys, float scale)
 {
     for (int base = 0; base < t->lanes; base += TILE_VECTORS * VF) {
-        int left = t->lanes - base;
-        if (left > 2 * VF)
-            tile_group(t, keys, scale, base, 3);
-        else if (left > VF)
-            tile_group(t, keys, scale, base, 2);
+        if (t->lanes - base > VF)
+            tile_group(t, keys, scale, base, TILE_VECTORS);
         else
             tile_group(t, keys, scale, base, 1);
     }
