@@ -1,6 +1,7 @@
 /* sampler.c - options checked, the choice itself.  Contract: sampler.h; processors: processors.c.
  */
 #include "sampler.h"
+#include "beam.h"
 #include "processors.h"
 #include "fmath.h"
 #include "philox.h"
@@ -27,6 +28,12 @@ static enum mll_status check_numbers(const struct mll_sampling *o, struct mll_er
             err, MLL_ERR_BAD_OPTION,
             "top_k %d, no_repeat_ngram_size %d, min_new_tokens %d: at least 0 is needed", o->top_k,
             o->no_repeat_ngram_size, o->min_new_tokens);
+    if (o->num_beams < 0 || o->num_beams > BEAM_MAX)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "num_beams is %d; 1 to %d is needed", o->num_beams,
+                        BEAM_MAX);
+    if (o->num_beams > 1 && o->do_sample)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "num_beams %d and sampling exclude each other",
+                        o->num_beams);
     return MLL_OK;
 }
 
@@ -102,15 +109,6 @@ uint64_t smp_skipped(const struct sampler *smp)
     return smp->skipped;
 }
 
-const float *smp_process(struct sampler *smp, const float *scores, const int32_t *ids, size_t n,
-                         size_t n_prompt)
-{
-    MLL_ASSERT(n_prompt <= n);
-    memcpy(smp->scores, scores, (size_t)smp->vocab_size * sizeof *scores);
-    proc_apply(smp, ids, n, n_prompt);
-    return smp->scores;
-}
-
 static int most_likely(const float *scores, int n)
 {
     int best = 0;
@@ -171,8 +169,11 @@ enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const f
                          const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err)
 {
     int vocab_size = smp->vocab_size;
+    const float *scores = smp->scores;
+    MLL_ASSERT(n_prompt <= n);
     MLL_TRY(check_finite(logits, vocab_size, err));
-    const float *scores = smp_process(smp, logits, ids, n, n_prompt);
+    memcpy(smp->scores, logits, (size_t)vocab_size * sizeof *logits);
+    proc_apply(smp, ids, n, n_prompt);
     int best = most_likely(scores, vocab_size), id = best;
     float max = scores[best];
     if (max == -INFINITY)
@@ -185,5 +186,19 @@ enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const f
         id = draw(smp, smp->warped[best], philox_uniform(smp->options.seed, n));
     *choice = (struct smp_choice){.id = id,
                                   .logprob = (float)((double)scores[id] - (double)max - log_total)};
+    return MLL_OK;
+}
+
+enum mll_status smp_log_probs(struct sampler *smp, const float **log_probs, const float *logits,
+                              const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err)
+{
+    MLL_ASSERT(n_prompt <= n);
+    MLL_TRY(check_finite(logits, smp->vocab_size, err));
+    float max = logits[most_likely(logits, smp->vocab_size)];
+    double log_total = log(weigh(logits, smp->vocab_size, max));
+    for (int id = 0; id < smp->vocab_size; id++)
+        smp->scores[id] = (float)((double)logits[id] - (double)max - log_total);
+    proc_apply(smp, ids, n, n_prompt);
+    *log_probs = smp->scores;
     return MLL_OK;
 }

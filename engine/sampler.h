@@ -32,8 +32,8 @@ struct smp_choice {
     bool forced;   /* nothing was left to choose from */
 };
 
-/* Checks the options and allocates all that later calls need. sampling's arrays and eos (the list
- * in force) are borrowed until smp_close. */
+/* Checks the options and allocates all that later calls need; with beams sampling is refused.
+ * sampling's arrays and eos (the list in force) are borrowed until smp_close. */
 enum mll_status smp_open(struct sampler **smp, int vocab_size, const struct mll_sampling *sampling,
                          const int32_t *eos, size_t n_eos, struct mll_error *err);
 void smp_close(struct sampler *smp);
@@ -43,10 +43,11 @@ void smp_close(struct sampler *smp);
 enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const float *logits,
                          const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err);
 
-/* scores (vocab_size) through the processors, without those of sampling; -infinity where banned.
- * Borrowed until the next call. */
-const float *smp_process(struct sampler *smp, const float *scores, const int32_t *ids, size_t n,
-                         size_t n_prompt);
+/* As HF's beam search scores what follows: the log-probabilities of logits, then through the
+ * processors (those of sampling left out); -infinity where banned. (vocab_size), borrowed until the
+ * next call. */
+enum mll_status smp_log_probs(struct sampler *smp, const float **log_probs, const float *logits,
+                              const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err);
 
 bool smp_is_eos(const struct sampler *smp, int32_t id);
 /* How often, in all calls, a processor met an id without a logit row; a penalty counts an id once a

@@ -3,7 +3,8 @@
 
     python tests/golden/make_sampler.py
 
-writes tests/golden/sampler.txt: one case of random options a block, with
+writes tests/golden/beams.txt: what generate(num_beams=...) makes of a toy model whose logits follow from
+the last two ids (toy_logits()), and tests/golden/sampler.txt: one case of random options a block, with
     scores   hash64 of the float32 scores after the processors, bit for bit
     kept     hash64 of one byte an id: 1 where temperature, top-k, top-p and min-p leave it
     best     the most likely id and its log-probability after the processors
@@ -108,11 +109,57 @@ def block(rng, vocab, seed):
         + f"scores {hash64(scores.numpy().tobytes())} kept {hash64(kept.tobytes())} best {best} {logprob:.9f}\n")
 
 
+# ---- beams
+
+
+def toy_logits(vocab, seed, a, b, eos):
+    i = np.arange(vocab, dtype=np.uint64) + np.uint64(seed + 977 * a + 131 * b)
+    out = ((i * np.uint64(2654435761) & 0x3FFFFF).astype(np.int64) - (1 << 21)).astype(np.float32) / (1 << 19)
+    out[eos] += np.float32(2)
+    return out
+
+
+class Toy(transformers.PreTrainedModel, transformers.GenerationMixin):
+    def __init__(self, vocab, seed, eos):
+        super().__init__(transformers.PretrainedConfig(vocab_size=vocab, eos_token_id=eos, is_encoder_decoder=False))
+        self.toy = vocab, seed, eos
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, **_):
+        vocab, seed, eos = self.toy
+        rows = [toy_logits(vocab, seed, int(r[-2]) if len(r) > 1 else 0, int(r[-1]), eos) for r in input_ids]
+        return transformers.modeling_outputs.CausalLMOutput(logits=torch.from_numpy(np.stack(rows))[:, None])
+
+    def prepare_inputs_for_generation(self, input_ids, **_):
+        return {"input_ids": input_ids}
+
+
+def beam_case(rng, seed):
+    vocab, beams, most = int(rng.integers(20, 70)), int(rng.integers(2, 6)), int(rng.integers(1, 25))
+    eos = [int(x) for x in rng.choice(vocab, int(rng.integers(1, 4)), replace=False)]
+    prompt = [int(x) for x in rng.integers(0, vocab, int(rng.integers(1, 6)))]
+    penalty = f32(rng.uniform(1, 1.5)) if rng.random() < 0.3 else 1.0
+    ngram, early = (2 if rng.random() < 0.3 else 0), bool(rng.random() < 0.5)
+    out = Toy(vocab, seed, eos).generate(
+        torch.tensor([prompt]), num_beams=beams, max_new_tokens=most, early_stopping=early, use_cache=False,
+        do_sample=False, repetition_penalty=penalty, no_repeat_ngram_size=ngram, eos_token_id=eos, pad_token_id=eos[0],
+        length_penalty=1.0, return_dict_in_generate=True, output_scores=True)
+    score = float(out.sequences_scores[0])
+    new = out.sequences[0].tolist()[len(prompt):]
+    return (f"case {vocab} {seed} {beams} {int(early)} {most} {penalty!r} {ngram}\n" + listed("prompt", prompt)
+            + listed("eos", eos) + listed("new", new) + f"score {score:.7f}\n")
+
+
 if __name__ == "__main__":
+    version = f"# transformers {transformers.__version__}, torch {torch.__version__}\n"
     rng = np.random.default_rng(34304)
     with open(OUT, "w") as f:
-        f.write(f"# transformers {transformers.__version__}, torch {torch.__version__}\n")
+        f.write(version)
         for seed in range(240):
             f.write(block(rng, 64 if seed % 3 else 640, seed))
         for seed in range(240, 252):
             f.write(block(rng, 128256, seed))
+    with open(OUT.parent / "beams.txt", "w") as f:
+        f.write(version)
+        for seed in range(200):
+            f.write(beam_case(rng, seed))

@@ -26,6 +26,14 @@ static float *make_logits(int vocab, uint64_t seed)
 static const struct mll_sampling neutral = {
     .temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f, .num_beams = 1};
 
+static const float *process(struct sampler *smp, const float *logits, const int32_t *ids, size_t n,
+                            size_t n_prompt)
+{
+    memcpy(smp->scores, logits, (size_t)smp->vocab_size * sizeof *logits);
+    proc_apply(smp, ids, n, n_prompt);
+    return smp->scores;
+}
+
 /* ---- against transformers -------------------------------------------------------------------- */
 
 struct golden {
@@ -85,7 +93,7 @@ static void check_golden(const struct golden *g, int n)
     uint8_t *kept = malloc(vocab);
     struct mll_sampling greedy = g->options;
     cr_assert(smp_open(&smp, g->vocab, &g->options, g->eos, g->options.n_eos, NULL) == MLL_OK);
-    const float *scores = smp_process(smp, logits, g->text, g->n_text, (size_t)g->n_prompt);
+    const float *scores = process(smp, logits, g->text, g->n_text, (size_t)g->n_prompt);
     cr_expect(hash64(scores, vocab * sizeof *scores) == g->scores, "case %d: scores differ", n);
     cr_assert(proc_warp(smp, g->best));
     for (size_t id = 0; id < vocab; id++)
@@ -127,7 +135,7 @@ static uint64_t expect_skipped(const struct mll_sampling *options, const int32_t
     struct sampler *smp;
     float *logits = make_logits(VOCAB, 3);
     cr_assert(smp_open(&smp, VOCAB, options, eos, n_eos, NULL) == MLL_OK);
-    const float *scores = smp_process(smp, logits, text, 5, 5);
+    const float *scores = process(smp, logits, text, 5, 5);
     cr_expect(memcmp(scores, logits, VOCAB * sizeof *logits) == 0, "an innocent id was touched");
     uint64_t skipped = smp_skipped(smp);
     smp_close(smp);
@@ -160,7 +168,7 @@ Test(sampler, a_penalty_skips_each_image_token_and_punishes_the_rest)
     options.repetition_penalty = 1.5f;
     float *logits = make_logits(VOCAB, 4);
     cr_assert(smp_open(&smp, VOCAB, &options, NULL, 0, NULL) == MLL_OK);
-    const float *scores = smp_process(smp, logits, text, 5, 5);
+    const float *scores = process(smp, logits, text, 5, 5);
     for (int id = 0; id < VOCAB; id++) {
         float expected = logits[id];
         if (id == 5 || id == 128000) /* once, though 5 stands there twice */
@@ -203,7 +211,7 @@ static void expect_left(const struct mll_sampling *options, const float *logits,
     int best = 0;
     sampling.do_sample = true;
     cr_assert(smp_open(&smp, vocab, &sampling, NULL, 0, NULL) == MLL_OK);
-    smp_process(smp, logits, NULL, 0, 0);
+    process(smp, logits, NULL, 0, 0);
     for (int id = 1; id < vocab; id++)
         best = logits[id] > logits[best] ? id : best;
     cr_assert(proc_warp(smp, best));
@@ -274,7 +282,7 @@ Test(sampler, the_last_of_two_biases_for_an_id_counts)
     options.bias_ids = ids, options.bias = bias, options.n_bias = 3;
     cr_assert(smp_open(&smp, 3, &options, NULL, 0, NULL) == MLL_OK);
     for (int repeat = 0; repeat < 2; repeat++) {
-        const float *scores = smp_process(smp, logits, NULL, 0, 0);
+        const float *scores = process(smp, logits, NULL, 0, 0);
         cr_expect(scores[0] == -99 && scores[1] == 3 && scores[2] == 3);
     }
     smp_close(smp);
@@ -284,10 +292,10 @@ Test(sampler, options_out_of_range_are_refused)
 {
     static const int32_t unended[] = {1, -1, 2}, empty[] = {1, -1, -1}, id[] = {1};
     static const float nan_bias[] = {NAN};
-    struct mll_sampling bad[12];
+    struct mll_sampling bad[14];
     struct smp_choice choice;
     static const float logits[] = {1, 2, 3};
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < 14; i++)
         bad[i] = neutral;
     bad[0].do_sample = true, bad[0].temperature = -1;
     bad[1].do_sample = true, bad[1].temperature = NAN;
@@ -301,7 +309,9 @@ Test(sampler, options_out_of_range_are_refused)
     bad[9].bad_words = unended, bad[9].n_bad_words = 3;
     bad[10].bad_words = empty, bad[10].n_bad_words = 3;
     bad[11].bias_ids = id, bad[11].bias = nan_bias, bad[11].n_bias = 1;
-    for (int i = 0; i < 12; i++)
+    bad[12].num_beams = 3, bad[12].do_sample = true;
+    bad[13].num_beams = 65;
+    for (int i = 0; i < 14; i++)
         cr_expect(choose(&choice, &bad[i], logits, 3, NULL, 0, NULL) == MLL_ERR_BAD_OPTION,
                   "options %d", i);
 }
