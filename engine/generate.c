@@ -39,14 +39,19 @@ void generation_free(struct generation *g)
     free(g);
 }
 
+const int32_t *gen_eos(size_t *n, const struct mll_engine *engine,
+                       const struct mll_sampling *sampling)
+{
+    const struct cfg_generation *model = &engine->cfg.generation;
+    *n = sampling->eos ? sampling->n_eos : (size_t)model->n_eos;
+    return sampling->eos ? sampling->eos : model->eos;
+}
+
 static enum mll_status gen_alloc(struct generation **out, const struct mll_session *session,
                                  const struct mll_sampling *sampling, struct mll_error *err)
 {
     size_t most = (size_t)session->engine->plan.ctx_size;
     *out = NULL;
-    if (sampling->num_beams > 1)
-        return mll_fail(err, MLL_ERR_BAD_OPTION, "num_beams is %d: there is no beam search yet",
-                        sampling->num_beams);
     if (sampling->max_new_tokens < 0)
         return mll_fail(err, MLL_ERR_BAD_OPTION, "max_new_tokens is %d", sampling->max_new_tokens);
     if ((size_t)sampling->max_new_tokens < most)
@@ -64,10 +69,9 @@ static enum mll_status gen_alloc(struct generation **out, const struct mll_sessi
     g->answer.stop = sampling->stop;
     g->answer.n_stop = sampling->n_stop;
     g->hash = 0xcbf29ce484222325u;
-    const struct cfg *cfg = &session->engine->cfg;
-    const int32_t *eos = sampling->eos ? sampling->eos : cfg->generation.eos;
-    size_t n_eos = sampling->eos ? sampling->n_eos : (size_t)cfg->generation.n_eos;
-    return smp_open(&g->sampler, cfg->text.vocab_size, sampling, eos, n_eos, err);
+    size_t n_eos;
+    const int32_t *eos = gen_eos(&n_eos, session->engine, sampling);
+    return smp_open(&g->sampler, session->engine->cfg.text.vocab_size, sampling, eos, n_eos, err);
 }
 
 static enum mll_status gen_images(struct mll_session *session, const struct mll_request *request,
@@ -115,14 +119,13 @@ static enum mll_status check_prompt(const struct mll_engine *e, const struct mll
 
 /* ---- token by token -------------------------------------------------------------------------- */
 
-static uint64_t hash_logits(uint64_t hash, const float *logits, int n)
+void gen_hash_logits(struct generation *g, const struct mll_session *session)
 {
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < session->engine->cfg.text.vocab_size; i++) {
         uint32_t word;
-        memcpy(&word, &logits[i], sizeof word);
-        hash = (hash ^ word) * 0x100000001b3u;
+        memcpy(&word, &session->logits[i], sizeof word);
+        g->hash = (g->hash ^ word) * 0x100000001b3u;
     }
-    return hash;
 }
 
 /* Adds the token's text and hands over what became certain; *go_on false where the caller asked to
@@ -148,12 +151,11 @@ static enum mll_status gen_decode(struct generation *g, struct mll_session *sess
                                   const struct mll_request *request, struct mll_error *err)
 {
     struct mll_engine *e = session->engine;
-    int vocab = e->cfg.text.vocab_size;
     size_t n_prompt = (size_t)session->n_ids;
     g->finish = MLL_FINISH_LENGTH;
     while (g->n < g->capacity) {
         bool go_on = true;
-        g->hash = hash_logits(g->hash, session->logits, vocab);
+        gen_hash_logits(g, session);
         struct smp_choice choice;
         MLL_TRY(smp_next(g->sampler, &choice, session->logits, session->ids, (size_t)session->n_ids,
                          n_prompt, err));
@@ -189,6 +191,30 @@ static enum mll_status gen_decode(struct generation *g, struct mll_session *sess
     return MLL_OK;
 }
 
+/* The same behind a beam search, whose text is only known as a whole. */
+static enum mll_status gen_decode_beams(struct generation *g, struct mll_session *session,
+                                        const struct mll_request *request,
+                                        const struct mll_sampling *sampling, struct mll_error *err)
+{
+    bool go_on = true;
+    g->finish = MLL_FINISH_LENGTH;
+    MLL_TRY(gen_beams(g, session, request, sampling, err));
+    for (size_t i = 0, n = g->n; i < n; i++) {
+        bool end = smp_is_eos(g->sampler, g->ids[i]);
+        if (!end)
+            MLL_TRY(show(g, session->engine, request, g->ids[i], &go_on, err));
+        g->text_end[i] = g->answer.size;
+        if (end || g->answer.stopped || !go_on) {
+            g->n = i + 1;
+            g->finish = end                 ? MLL_FINISH_EOS
+                        : g->answer.stopped ? MLL_FINISH_STOP
+                                            : MLL_FINISH_CANCELLED;
+            break;
+        }
+    }
+    return MLL_OK;
+}
+
 /* Flushes the text and fills what the caller borrows. */
 static enum mll_status gen_result(struct generation *g, const struct mll_request *request,
                                   size_t n_prompt, struct mll_error *err)
@@ -216,7 +242,8 @@ static enum mll_status gen_result(struct generation *g, const struct mll_request
 
 /* The stages in order. */
 static enum mll_status run_stages(struct generation *g, struct mll_session *session,
-                                  const struct mll_request *request, enum gen_stage last,
+                                  const struct mll_request *request,
+                                  const struct mll_sampling *sampling, enum gen_stage last,
                                   struct mll_error *err)
 {
     struct mll_engine *e = session->engine;
@@ -236,7 +263,10 @@ static enum mll_status run_stages(struct generation *g, struct mll_session *sess
     e->trace = (struct trace_sink){0};
     if (last == GEN_DECODER)
         return MLL_OK;
-    MLL_TRY(gen_decode(g, session, request, err)); /* stages 6, 7, 8 */
+    if (sampling->num_beams > 1) /* stages 6, 7, 8 */
+        MLL_TRY(gen_decode_beams(g, session, request, sampling, err));
+    else
+        MLL_TRY(gen_decode(g, session, request, err));
     g->result.seconds_decode = now() - start - g->result.seconds_vision - g->result.seconds_prefill;
     return gen_result(g, request, n, err);
 }
@@ -253,7 +283,7 @@ enum mll_status gen_run(struct mll_session *session, const struct mll_request *r
     generation_free(session->generation);
     enum mll_status status = gen_alloc(&session->generation, session, sampling, err);
     if (status == MLL_OK)
-        status = run_stages(session->generation, session, request, last, err);
+        status = run_stages(session->generation, session, request, sampling, last, err);
     if (session->generation != NULL) {
         smp_close(session->generation->sampler);
         session->generation->sampler = NULL;
