@@ -44,18 +44,21 @@ struct png_reader {
 static void on_error(png_structp png, png_const_charp message)
 {
     struct png_reader *r = png_get_error_ptr(png);
+    bool no_memory = strstr(message, "memory") != NULL; /* libpng has no codes */
     if (r->truncated)
         r->status = mll_fail(r->err, MLL_ERR_IMAGE_TRUNCATED, "%s: PNG ends early, after %zu bytes",
                              r->src->name, r->src->size);
     else
-        r->status = mll_fail(r->err, MLL_ERR_IMAGE_CORRUPT, "%s: PNG: %s", r->src->name, message);
+        r->status = mll_fail(r->err, no_memory ? MLL_ERR_NO_MEMORY : MLL_ERR_IMAGE_CORRUPT,
+                             "%s: PNG: %s", r->src->name, message);
     png_longjmp(png, 1);
 }
 
+/* A chunk that libpng leaves out for want of memory could be the orientation. */
 static void on_warning(png_structp png, png_const_charp message)
 {
-    (void)png;
-    (void)message;
+    if (strstr(message, "memory"))
+        on_error(png, message);
 }
 
 static void on_read(png_structp png, png_bytep out, size_t n)
