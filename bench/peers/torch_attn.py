@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Attention beside torch's scaled_dot_product_attention: same shapes, same threads, in turn.
+
+    bench/peers/torch_attn.py BUILD/bench/attn_bench OUT [--threads 2] [--repeats 5]
+
+Writes OUT.json and OUT.md. Vision and prefill in GFLOP/s (4 rows^2 heads dim, half of it where
+causal) against torch in float32 and bf16; decode in GB/s of K and V against a read of the same
+memory, and against torch. Medians, p10 and p90 over repetitions.
+"""
+import argparse
+import datetime
+import json
+import subprocess
+import time
+
+import torch
+
+from torch_matmul import PAUSE, Ours, cpu_name, stats
+
+VISION = [(6432, 16, 80)]
+PREFILL = [(512, 32, 8, 128)]
+DECODE = [(4096, 32, 8, 128)]
+SEQS = 8  # of a decode, as attn_bench has it
+
+
+def torch_seconds(q, k, v, causal=False):
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+    return time.perf_counter() - start
+
+
+def measure(ours, request, work, tensors, causal, repeats):
+    """work: FLOP or bytes of one call; tensors: {name: (q, k, v)} for torch."""
+    mine, read, theirs = [], [], {name: [] for name in tensors}
+    for i in range(repeats + 1):
+        answer = ours.ask(request)
+        seconds = {name: torch_seconds(*t, causal) for name, t in tensors.items()}
+        if i > 0:
+            mine.append(work / answer[0] * 1e-9)
+            read.append(answer[2] if len(answer) > 2 else 0)
+            for name in tensors:
+                theirs[name].append(work / seconds[name] * 1e-9)
+    row = {"request": request, "unit": "GB/s" if any(read) else "GFLOP/s", "speed": stats(mine),
+           "torch": {name: stats(v) for name, v in theirs.items()}}
+    if any(read):
+        row["read_gb_s"] = stats(read)
+    return row
+
+
+def qkv(seqs, rows, keys, heads, kv_heads, dim, dtypes):
+    t = [torch.rand(seqs, h, n, dim).sub_(0.5) for h, n in ((heads, rows), (kv_heads, keys), (kv_heads, keys))]
+    return {str(d).split(".")[1]: [x.to(d) for x in t] for d in dtypes}
+
+
+def write_markdown(path, out):
+    show = lambda s: f"{s['median']:.1f} ({s['p10']:.1f}-{s['p90']:.1f})"
+    with open(path, "w") as f:
+        f.write(f"{out['cpu']}, {out['threads']} threads, torch {out['torch']}, {out['date']}, "
+                f"commit {out['commit']}; median (p10-p90) of {out['repeats']} repetitions in turn\n\n"
+                "| shape | unit | ours | torch float32 | torch bfloat16 | memory read |\n|---|---|---|---|---|---|\n")
+        for r in out["attention"]:
+            cells = [show(r["torch"][n]) if n in r["torch"] else "" for n in ("float32", "bfloat16")]
+            read = show(r["read_gb_s"]) if "read_gb_s" in r else ""
+            f.write(f"| {r['request']} | {r['unit']} | {show(r['speed'])} | {' | '.join(cells)} | {read} |\n")
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("program")
+    p.add_argument("out")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--repeats", type=int, default=5)
+    args = p.parse_args()
+    torch.set_num_threads(args.threads)
+    ours = Ours(args.program, args.threads)
+    both, rows = (torch.float32, torch.bfloat16), []
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    with torch.inference_mode():
+        for n, h, d in VISION:
+            rows.append(measure(ours, f"vision {n} {h} {d}", 4.0 * n * n * h * d, qkv(1, n, n, h, h, d, both), False,
+                                args.repeats))
+        for n, h, kv, d in PREFILL:
+            rows.append(measure(ours, f"prefill {n} {h} {kv} {d}", 2.0 * n * n * h * d,
+                                qkv(1, n, n, h, kv, d, both), True, args.repeats))
+        for n, h, kv, d in DECODE:
+            rows.append(measure(ours, f"decode {n} {h} {kv} {d}", 8.0 * SEQS * n * kv * d,
+                                qkv(SEQS, 1, n, h, kv, d, both[:1]), False, args.repeats))
+    out = {"cpu": cpu_name(), "threads": args.threads, "torch": torch.__version__,
+           "date": datetime.date.today().isoformat(), "commit": commit, "repeats": args.repeats, "attention": rows}
+    with open(args.out + ".json", "w") as f:
+        json.dump(out, f, indent=1)
+        f.write("\n")
+    write_markdown(args.out + ".md", out)
+    print(open(args.out + ".md").read())
+
+
+if __name__ == "__main__":
+    main()
