@@ -19,8 +19,8 @@
  *    Sums and sums of squares follow the same lanes and tree.
  *  - attention: a score is one fused multiply-add after another over head_dim, times scale; keys go
  *    in chunks of MLL_ATTN_CHUNK at absolute key positions with a running maximum (online softmax);
- *    within a chunk the sum of exp and each output element are added in ascending key order. A
- *    chunk is always processed whole; a masked key counts exp = 0.
+ *    the sum of exp and each output element are added in ascending key order. A key that a row does
+ *    not see changes nothing, whatever its memory holds. attn.h has the formula.
  *  - expf, erff, tanhf inside ops are the functions of kernels/fmath.h, bit-equal in all forms. */
 #ifndef MLL_OPS_H
 #define MLL_OPS_H
@@ -152,12 +152,14 @@ struct kv_table {
 void op_rope(struct mll_exec *ex, float *x, const int32_t *pos, const float *inv_freq, int n,
              int heads, int head_dim);
 /* Stores row r of k and v (n, n_kv_heads, head_dim) at position pos[r] of sequence seq[r]. Index
- * faults: seq against n_seqs, pos against max_blocks * MLL_KV_BLOCK, block against n_blocks. */
+ * faults: seq against n_seqs, pos against max_blocks * MLL_KV_BLOCK (position: the row), block
+ * against n_blocks (position: the element of table->blocks). A faulty row is not stored. */
 void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, const float *v,
                   const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n);
 /* Grouped-query attention of row r over the keys [begin[r], end[r]) of sequence seq[r]; query head
  * h uses KV head h / (heads / n_kv_heads). An empty range gives zeros. Causal self attention: begin
- * 0, end pos + 1. Cross attention: the range of vision rows that the token sees.
+ * 0, end pos + 1. Cross attention: the range of vision rows that the token sees. Index faults as
+ * in kv_append, begin and end in place of pos; blocks outside the range are not looked at.
  * y, q (n, heads, head_dim).   HF: eager_attention_forward with repeat_kv */
 void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
              const struct kv_table *table, const int32_t *seq, const int32_t *begin,
