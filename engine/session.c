@@ -157,6 +157,7 @@ enum mll_status mll_session_add_image(struct mll_session *session, const struct 
     if (session->n_images == e->plan.max_images)
         return mll_fail(err, MLL_ERR_IMAGE_COUNT, "a session of this engine holds %d images",
                         e->plan.max_images);
+    MLL_TRY(weights_check_files(e->weights, err));
     struct tiles tiles;
     struct image pixels = {.w = image->w, .h = image->h, .rgb = (uint8_t *)image->rgb};
     MLL_TRY(pre_tiles(&tiles, &pixels, &e->cfg.preprocess, err));

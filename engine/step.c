@@ -144,7 +144,7 @@ static enum mll_status step_check(const struct mll_engine *engine,
             if (sessions[i] == sessions[j])
                 return mll_fail(err, MLL_ERR_USAGE, "session %zu stands twice in one step", i);
     }
-    return MLL_OK;
+    return weights_check_files(engine->weights, err);
 }
 
 enum mll_status mll_step(struct mll_engine *engine, struct mll_session *const *sessions, size_t n,

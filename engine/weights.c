@@ -445,6 +445,11 @@ enum mll_status weights_load(struct weights **weights, const struct cfg *cfg, co
     return status;
 }
 
+enum mll_status weights_check_files(const struct weights *weights, struct mll_error *err)
+{
+    return weights->ckpt ? ckpt_check_unchanged(weights->ckpt, err) : MLL_OK;
+}
+
 void weights_free(struct weights *weights)
 {
     if (!weights)

@@ -85,6 +85,8 @@ void weights_bind(struct weights *weights, const struct cfg *cfg, const struct c
  * dtype (the given one) set. */
 enum mll_status weights_alloc(struct weights **weights, const struct cfg *cfg, enum mll_dtype dtype,
                               struct mll_error *err);
+/* MLL_ERR_FILE_CHANGED where a mapped file no longer has its size: reading on would be a SIGBUS. */
+enum mll_status weights_check_files(const struct weights *weights, struct mll_error *err);
 void weights_free(struct weights *weights); /* NULL allowed; unmaps the files */
 
 /* ---- the table ------------------------------------------------------------------------------- */

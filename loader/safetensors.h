@@ -151,7 +151,7 @@ struct st_metadata st_metadata_at(const struct st_file *file, size_t i);
 enum st_status st_read(const struct st_file *file, const struct st_tensor *tensor, void *dst,
                        int64_t offset, size_t size, struct st_error *err);
 /* ST_ERR_CHANGED where the file no longer has the size it was opened with: touching a mapped page
- * beyond the end would be a SIGBUS. */
+ * beyond the end would be a SIGBUS. Data in memory (ST_MODE_READ) does not change. */
 enum st_status st_check_unchanged(const struct st_file *file, struct st_error *err);
 
 const char *st_status_name(enum st_status status); /* "ok", "overlap", ...; never NULL */
@@ -956,7 +956,7 @@ enum st_status st_read(const struct st_file *file, const struct st_tensor *tenso
 enum st_status st_check_unchanged(const struct st_file *file, struct st_error *err)
 {
     struct stat info;
-    if (file->fd < 0)
+    if (file->fd < 0 || file->buffer)
         return ST_OK;
     if (fstat(file->fd, &info) != 0)
         return st_fail(err, ST_ERR_READ, "cannot read the size: %s", strerror(errno));

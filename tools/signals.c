@@ -18,6 +18,19 @@ static void handle(int number)
         mll_cancel(session);
 }
 
+/* A page of a mapped model file is gone: the file was cut while it was in use. The engine looks at
+ * the sizes before every step; this is for a cut in the middle of one. */
+static void handle_bus(int number)
+{
+    static const char message[] =
+        "mllama: error: file_changed: a model file became shorter while it "
+        "was in use (--no-mmap reads it into memory first)\n";
+    (void)number;
+    if (write(STDERR_FILENO, message, sizeof message - 1) < 0)
+        _exit(70);
+    _exit(74);
+}
+
 void signals_install(void)
 {
     struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
@@ -25,6 +38,7 @@ void signals_install(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGBUS, handle_bus);
 }
 
 void signals_watch(struct mll_session *session)
