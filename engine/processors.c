@@ -4,7 +4,7 @@
  * id. HF classes: SequenceBias, RepetitionPenalty, NoRepeatNGram, NoBadWords, MinNewTokensLength,
  * SuppressTokens; Temperature, TopK, TopP, MinP. */
 #include "processors.h"
-#include "fmath.h"
+#include "half.h"
 
 #include <math.h>
 #include <string.h>
@@ -160,9 +160,9 @@ static void keep_top_p(struct sampler *smp, size_t n, double p)
     float max = *warped_at(smp, 0);
     double total = 0, sum = 0;
     for (size_t i = n; i-- > 0;)
-        total += (double)fm_exp(*warped_at(smp, i) - max);
+        total += smp_weight(*warped_at(smp, i), max);
     for (size_t i = n; i-- > 1;) {
-        sum += (double)fm_exp(*warped_at(smp, i) - max);
+        sum += smp_weight(*warped_at(smp, i), max);
         if (sum > (1.0 - p) * total)
             return;
         *warped_at(smp, i) = -INFINITY;
@@ -172,7 +172,7 @@ static void keep_top_p(struct sampler *smp, size_t n, double p)
 static void keep_min_p(struct sampler *smp, float max, float min_p)
 {
     for (int id = 0; id < smp->vocab_size; id++)
-        if (fm_exp(smp->warped[id] - max) < min_p)
+        if (smp_weight(smp->warped[id], max) < (double)min_p)
             smp->warped[id] = -INFINITY;
 }
 

@@ -3,7 +3,6 @@
 #include "sampler.h"
 #include "beam.h"
 #include "processors.h"
-#include "fmath.h"
 #include "philox.h"
 
 #include <math.h>
@@ -122,7 +121,7 @@ static double weigh(const float *scores, int n, float max)
 {
     double total = 0;
     for (int id = 0; id < n; id++)
-        total += (double)fm_exp(scores[id] - max);
+        total += smp_weight(scores[id], max);
     return total;
 }
 
@@ -133,7 +132,7 @@ static int draw(const struct sampler *smp, float max, double u)
     double target = u * weigh(smp->warped, smp->vocab_size, max), sum = 0;
     int last = 0;
     for (int id = 0; id < smp->vocab_size; id++) {
-        double weight = (double)fm_exp(smp->warped[id] - max);
+        double weight = smp_weight(smp->warped[id], max);
         if (weight == 0)
             continue;
         sum += weight;

@@ -17,8 +17,8 @@
  *   - Logits that are NaN or infinite fail (NOT_FINITE, the lowest such id named).
  * A draw takes the id at which the running sum of weights, in order of id, first exceeds u times
  * their total; u is philox_uniform(seed, number of tokens before it): a request repeats whatever
- * ran beside it. Exponentials are fm_exp, sums are in double and in order of id, so that choice and
- * log-probability have the same bits everywhere. */
+ * ran beside it. Weights and sums are double, in order of id, so that choice and log-probability
+ * have the same bits everywhere. */
 #ifndef MLL_SAMPLER_H
 #define MLL_SAMPLER_H
 
