@@ -3,7 +3,7 @@
 tokenizes of them. Usage: make_prompt.py LLAMA_TEMPLATE [DIRECTORY]
 
 LLAMA_TEMPLATE is chat_template.jinja of Llama-3.2-11B-Vision-Instruct (Meta's text, not kept here; the
-script checks its SHA-256). The second template is DIRECTORY/plain.jinja, that of models/receipts-tiny.
+script checks its SHA-256). The second template is that of models/receipts-tiny.
 Lines: versions, then {template, messages, date_string, rendered, ids}."""
 import hashlib
 import json
@@ -46,9 +46,11 @@ def main():
     with open(sys.argv[1], encoding="utf-8", newline="") as f:
         llama = f.read()
     assert hashlib.sha256(llama.encode()).hexdigest() == LLAMA_SHA256, "not the hub's template"
-    with open(os.path.join(out, "plain.jinja"), encoding="utf-8") as f:
+    here = os.path.dirname(os.path.abspath(__file__))
+    plain = os.path.join(here, "../../models/receipts-tiny/chat_template.jinja")
+    with open(plain, encoding="utf-8") as f:
         templates = {"llama": llama, "plain": f.read()}
-    vocabulary = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizer", "small")
+    vocabulary = os.path.join(here, "tokenizer", "small")
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=os.path.join(vocabulary, "tokenizer.json"), bos_token="<|begin_of_text|>")
     rng = random.Random(5)
