@@ -59,32 +59,42 @@ static enum mll_status read_file(char **bytes, size_t *size, const char *path,
 static enum mll_status find_file(char *out, size_t capacity, const char *path,
                                  struct mll_error *err)
 {
-    static const char *const names[] = {"", "/tokenizer.json", "/tokenizer.model"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
     struct stat st;
-    bool is_dir = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-    for (int i = is_dir; i < (is_dir ? 3 : 1); i++) {
-        if (snprintf(out, capacity, "%s%s", path, names[i]) >= (int)capacity)
-            return mll_fail(err, MLL_ERR_NOT_FOUND, "the path of the tokenizer is too long");
-        if (!is_dir || access(out, F_OK) == 0)
+    if (strlen(path) + sizeof "/tokenizer.model" > capacity)
+        return mll_fail(err, MLL_ERR_NOT_FOUND, "the path of the tokenizer is too long");
+    strcpy(out, path);
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
+        return MLL_OK;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(out, capacity, "%s/%s", path, names[i]);
+        if (access(out, F_OK) == 0)
             return MLL_OK;
     }
     return mll_fail(err, MLL_ERR_NOT_FOUND, "%s: no tokenizer.json and no tokenizer.model", path);
+}
+
+/* A file's name says what it is, else its first byte does. */
+static bool is_json(const char *path, const char *bytes, size_t size)
+{
+    const char *dot = strrchr(path, '.');
+    size_t i = 0;
+    while (i < size && memchr(" \t\r\n", bytes[i], 4))
+        i++;
+    return (dot && strcmp(dot, ".json") == 0) || (i < size && bytes[i] == '{');
 }
 
 enum mll_status bpe_open(struct bpe **bpe, const char *path, struct mll_error *err)
 {
     char file[4096];
     char *bytes = NULL;
-    size_t size = 0, skip = 0;
+    size_t size = 0;
     MLL_TRY(find_file(file, sizeof file, path, err));
     enum mll_status status = read_file(&bytes, &size, file, err);
-    if (status == MLL_OK) {
-        while (skip < size && memchr(" \t\r\n", bytes[skip], 4))
-            skip++;
-        bool json = skip < size && bytes[skip] == '{';
-        status = json ? bpe_read_json(bpe, bytes, size, file, err)
-                      : bpe_read_tiktoken(bpe, bytes, size, file, err);
-    }
+    if (status == MLL_OK && is_json(file, bytes, size))
+        status = bpe_read_json(bpe, bytes, size, file, err);
+    else if (status == MLL_OK)
+        status = bpe_read_tiktoken(bpe, bytes, size, file, err);
     free(bytes);
     return status;
 }

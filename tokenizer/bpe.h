@@ -14,7 +14,8 @@ struct bpe_ids {
     size_t n, capacity;
 };
 
-/* dir holds tokenizer.json (first choice) or tokenizer.model; path may name the file itself. */
+/* path is a directory with tokenizer.json (first choice) or tokenizer.model, or such a file. A
+ * defect of the file has its own status, MLL_ERR_TOKENIZER_*. */
 enum mll_status bpe_open(struct bpe **bpe, const char *path, struct mll_error *err);
 void bpe_close(struct bpe *bpe);
 /* One above the highest id, special tokens included. */
@@ -43,8 +44,7 @@ struct bpe_stream {
     uint8_t held[4];
     int n_held;
 };
-/* Decodes id, writes what is whole to out (capacity >= 3 * token bytes + 16) and returns its
- * length. */
+/* Takes bytes, writes what is whole to out (room for 3 * size + 16) and returns its length. */
 size_t bpe_stream_push(struct bpe_stream *s, char *out, const char *bytes, size_t size);
 /* What is left at the end of a text: one U+FFFD or nothing. */
 size_t bpe_stream_finish(struct bpe_stream *s, char *out);

@@ -44,10 +44,10 @@ static struct bpe_merge *new_merges(uint32_t n)
 
 enum mll_status bpe_new(struct bpe **out, size_t count, size_t merges, struct mll_error *err)
 {
-    if (count > BPE_MAX_COUNT || merges > 8u * BPE_MAX_COUNT)
+    if (count > BPE_MAX_COUNT || merges > 4u * BPE_MAX_COUNT)
         return mll_fail(err, MLL_ERR_TOKENIZER_SIZE,
                         "%zu tokens and %zu merges: at most %u and %u are read", count, merges,
-                        BPE_MAX_COUNT, 8u * BPE_MAX_COUNT);
+                        BPE_MAX_COUNT, 4u * BPE_MAX_COUNT);
     struct bpe *b = calloc(1, sizeof *b);
     if (!b)
         return no_memory(err);
@@ -174,7 +174,7 @@ static enum mll_status grow_merges(struct bpe *b, struct mll_error *err)
 {
     struct bpe_merge *old = b->merges;
     uint32_t n = b->merge_mask + 1;
-    struct bpe_merge *merges = b->n_merges < 8u * BPE_MAX_COUNT ? new_merges(2 * n) : NULL;
+    struct bpe_merge *merges = b->n_merges < 4u * BPE_MAX_COUNT ? new_merges(2 * n) : NULL;
     if (!merges)
         return no_memory(err);
     b->merges = merges;

@@ -8,7 +8,7 @@
 #include "bpe.h"
 
 #define BPE_MAX_TOKEN    8192       /* bytes of one token */
-#define BPE_MAX_COUNT    (1u << 21) /* tokens, and eight times as many merges */
+#define BPE_MAX_COUNT    (1u << 20) /* tokens, and four times as many merges */
 #define BPE_NO_RANK      UINT32_MAX
 #define BPE_MAX_TEMPLATE 16 /* ids before, and after, one sequence */
 
