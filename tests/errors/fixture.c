@@ -106,7 +106,7 @@ static void byte_symbol(char out[8], int byte)
             code = shifted;
         shifted += !printable;
     }
-    snprintf(out, 8, "\\u%04x", (unsigned)code);
+    snprintf(out, 8, "\\u%04x", (unsigned)code & 0xffff);
 }
 
 static void write_tokenizer(const struct fixture *f)
