@@ -68,15 +68,17 @@ static bool refuse_name(const char *name, struct defects *d)
 {
     if (ends_with(name, ".gguf"))
         defects_add(d, MLL_ERR_FORMAT_GGUF,
-                    "%s: GGUF is not read; expected safetensors in the HF layout", name);
+                    "%s: expected safetensors in the HF layout, found GGUF, which is not read",
+                    name);
     else if (strcmp(name, "adapter_config.json") == 0)
         defects_add(d, MLL_ERR_FORMAT_LORA,
-                    "%s: LoRA adapters are not read; expected a model with the adapter merged in",
+                    "%s: expected a model with its adapter merged in, found a LoRA adapter, which "
+                    "is not read",
                     name);
     else if (ends_with(name, ".bin") || ends_with(name, ".bin.index.json") ||
              ends_with(name, ".pth") || ends_with(name, ".pt"))
         defects_add(d, MLL_ERR_FORMAT_PICKLE,
-                    "%s: PyTorch pickles are not read; expected safetensors", name);
+                    "%s: expected safetensors, found a PyTorch pickle, which is not read", name);
     else
         return false;
     return true;
@@ -130,7 +132,8 @@ static bool check_file_name(const char *tensor, const json_t *value, struct defe
     const char *name = json_string_value(value);
     if (!name) {
         defects_add(d, MLL_ERR_INDEX_FORM,
-                    INDEX_FILE ": weight_map '%.150s': expected a file name as a string", tensor);
+                    INDEX_FILE ": weight_map '%.150s': expected a file name, found no string",
+                    tensor);
         return false;
     }
     size_t size = json_string_length(value);
@@ -168,7 +171,7 @@ static bool list_shards(struct ckpt *c, json_t *map, struct defects *d)
     size_t before = d->n, n = 0;
     if (!json_is_object(map) || json_object_size(map) == 0) {
         defects_add(d, MLL_ERR_INDEX_FORM,
-                    INDEX_FILE ": expected an object weight_map with entries");
+                    INDEX_FILE ": expected an object weight_map with entries, found none");
         return false;
     }
     c->shards = calloc(json_object_size(map), sizeof *c->shards);
@@ -235,11 +238,14 @@ static void check_shard(const struct ckpt *c, const struct shard *s, json_t *map
         const char *listed = json_string_value(json_object_get(map, tensor));
         if (!listed)
             defects_add(d, MLL_ERR_SHARD_TENSOR_UNLISTED,
-                        "%.100s: tensor '%.150s' is not listed in " INDEX_FILE, s->name, tensor);
+                        "%.100s: tensor '%.150s': expected in " INDEX_FILE
+                        ", found only in the file",
+                        s->name, tensor);
         else if (strcmp(listed, s->name) != 0 && find_elsewhere(c, s, tensor))
-            defects_add(d, MLL_ERR_SHARD_TENSOR_TWICE,
-                        "%.100s: tensor '%.150s' is stored again; the index expects it in %.100s",
-                        s->name, tensor, listed);
+            defects_add(
+                d, MLL_ERR_SHARD_TENSOR_TWICE,
+                "%.100s: tensor '%.150s': expected only in %.100s by the index, found here too",
+                s->name, tensor, listed);
     }
 }
 
@@ -303,8 +309,8 @@ struct ckpt *ckpt_check(const char *dir, enum st_mode mode, struct defects *d)
     else if (is_file(dir, INDEX_FILE))
         open_shards(c, dir, mode, d);
     else if (!ckpt_refuse_format(dir, d))
-        defects_add(d, MLL_ERR_NO_WEIGHTS, "expected " ONE_FILE " or " INDEX_FILE " in %.300s",
-                    dir);
+        defects_add(d, MLL_ERR_NO_WEIGHTS,
+                    "expected " ONE_FILE " or " INDEX_FILE " in %.300s, found neither", dir);
     for (size_t i = 0; i < c->n; i++)
         if (c->shards[i].file)
             return c;

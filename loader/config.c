@@ -43,7 +43,8 @@ static void read_aspect_ratios(struct cfg_vision *v, const struct jr_object *o)
     int canvases = cfg_canvases(v->max_tiles);
     v->aspect_ratios = list ? (int)json_array_size(list) : cfg_canvases(4);
     if (list && !json_is_array(list))
-        jr_defect(o, "supported_aspect_ratios", MLL_ERR_CONFIG_TYPE, "expected an array of pairs");
+        jr_defect(o, "supported_aspect_ratios", MLL_ERR_CONFIG_TYPE,
+                  "expected an array of pairs, found %s", jr_type_name(list));
     else if (v->aspect_ratios != canvases)
         /* Ids count the canvases of the image processor; the tables have a row for each. */
         jr_defect(o, "supported_aspect_ratios", MLL_ERR_CONFIG_ASPECT_RATIOS,
@@ -126,7 +127,8 @@ static void read_rope(struct cfg_text *t, const struct jr_object *o)
     const char *key =
         json_object_get(o->value, "rope_parameters") == value ? "rope_parameters" : "rope_scaling";
     if (!json_is_object(value)) {
-        jr_defect(o, key, MLL_ERR_CONFIG_ROPE, "expected an object or null");
+        jr_defect(o, key, MLL_ERR_CONFIG_ROPE, "expected an object or null, found %s",
+                  jr_type_name(value));
         return;
     }
     char prefix[64];
@@ -134,8 +136,10 @@ static void read_rope(struct cfg_text *t, const struct jr_object *o)
     struct jr_object r = {value, o->file, prefix, MLL_ERR_CONFIG_ROPE, o->d};
     const char *type = jr_string(&r, "rope_type", jr_string(&r, "type", "default"));
     t->rope_theta = jr_number(&r, "rope_theta", t->rope_theta, 1e-3, 1e12);
-    if (jr_number(&r, "partial_rotary_factor", 1, 0, 1) != 1)
-        jr_defect(&r, "partial_rotary_factor", MLL_ERR_CONFIG_ROPE, "expected 1");
+    double partial = jr_number(&r, "partial_rotary_factor", 1, 0, 1);
+    if (partial != 1)
+        jr_defect(&r, "partial_rotary_factor", MLL_ERR_CONFIG_ROPE, "expected 1, found %g",
+                  partial);
     if (strcmp(type, "default") == 0)
         return;
     if (strcmp(type, "llama3") != 0) {
@@ -151,7 +155,7 @@ static void read_rope(struct cfg_text *t, const struct jr_object *o)
     t->rope_original_max_position =
         jr_int(&r, "original_max_position_embeddings", NULL, t->max_position, 1, MAX_TOKENS);
     if (isnan(t->rope_factor))
-        jr_defect(&r, "factor", MLL_ERR_CONFIG_ROPE, "expected a number");
+        jr_defect(&r, "factor", MLL_ERR_CONFIG_ROPE, "expected a number, found none");
     if (!(t->rope_low_freq < t->rope_high_freq))
         jr_defect(&r, "high_freq_factor", MLL_ERR_CONFIG_ROPE,
                   "expected low_freq_factor < high_freq_factor, found %g and %g", t->rope_low_freq,
@@ -264,7 +268,7 @@ static void read_channels(float out[3], const struct jr_object *o, const char *k
         double x = json_number_value(e);
         if (!json_is_number(e) || !(x >= min && x <= max) ||
             (json_is_array(v) && json_array_size(v) != 3)) {
-            jr_defect(o, key, MLL_OK, "expected 3 numbers from %g to %g", min, max);
+            jr_defect(o, key, MLL_OK, "expected 3 numbers from %g to %g, found others", min, max);
             return;
         }
         out[i] = (float)x;
@@ -305,9 +309,10 @@ static void read_preprocess_object(struct cfg_preprocess *p, const struct jr_obj
             p->std[i] = 1;
         }
     if (!jr_bool(o, "do_resize", true) || !jr_bool(o, "do_pad", true))
-        jr_defect(o, "do_resize, do_pad", MLL_OK, "expected true");
-    if (jr_int(o, "resample", NULL, 2, 0, 5) != 2)
-        jr_defect(o, "resample", MLL_OK, "expected 2 (bilinear)");
+        jr_defect(o, "do_resize, do_pad", MLL_OK, "expected true, found false");
+    int resample = jr_int(o, "resample", NULL, 2, 0, 5);
+    if (resample != 2)
+        jr_defect(o, "resample", MLL_OK, "expected 2 (bilinear), found %d", resample);
 }
 
 /* False where the directory has no such file. transformers 5 may nest the values in
@@ -360,7 +365,7 @@ static const json_t *section(const struct jr_object *o, const char *key)
     if (!v)
         jr_defect(o, key, MLL_ERR_CONFIG_KEY, "expected an object, found no such key");
     else if (!json_is_object(v))
-        jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected an object");
+        jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected an object, found %s", jr_type_name(v));
     return json_is_object(v) ? v : NULL;
 }
 
@@ -412,7 +417,8 @@ void cfg_check(struct cfg *cfg, const char *dir, struct defects *d)
         .bos = -1, .pad = -1, .temperature = 1, .top_p = 1, .repetition_penalty = 1, .top_k = 50};
     if (stat(dir, &info) != 0 || !S_ISDIR(info.st_mode)) {
         if (!ckpt_refuse_format(dir, d))
-            defects_add(d, MLL_ERR_NOT_FOUND, "%.400s: expected a model directory", dir);
+            defects_add(d, MLL_ERR_NOT_FOUND, "%.400s: expected a model directory, found none",
+                        dir);
         return;
     }
     size_t before = d->n;
@@ -446,6 +452,6 @@ enum mll_status cfg_load_preprocess(struct cfg_preprocess *pre, const char *dir,
     struct defects d = {0};
     if (!read_preprocess(pre, dir, &d))
         return mll_fail(err, MLL_ERR_CONFIG_MISSING,
-                        "preprocessor_config.json: expected a file in %s", dir);
+                        "preprocessor_config.json: expected a file in %s, found none", dir);
     return defects_result(&d, err);
 }

@@ -31,7 +31,8 @@ static char *read_file(int fd, size_t *size, const char *name, struct defects *d
 {
     struct stat info;
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        defects_add(d, MLL_ERR_FILE_NOT_REGULAR, "%s: expected a regular file", name);
+        defects_add(d, MLL_ERR_FILE_NOT_REGULAR, "%s: expected a regular file, found another kind",
+                    name);
         return NULL;
     }
     if (info.st_size > (off_t)JR_MAX_FILE) {
@@ -72,7 +73,8 @@ json_t *jr_load(const char *dir, const char *name, bool required, struct defects
         bool absent = errno == ENOENT || errno == ENOTDIR;
         if (required || !absent)
             defects_add(d, absent ? MLL_ERR_CONFIG_MISSING : MLL_ERR_IO,
-                        "%s: expected a readable file in %s: %s", name, dir, strerror(errno));
+                        "%s: expected a readable file in %.250s, found: %s", name, dir,
+                        strerror(errno));
         return NULL;
     }
     size_t size;
@@ -81,7 +83,7 @@ json_t *jr_load(const char *dir, const char *name, bool required, struct defects
     json_t *root = text ? jr_parse(text, size, name, d) : NULL;
     free(text);
     if (root && !json_is_object(root)) {
-        defects_add(d, MLL_ERR_CONFIG_TYPE, "%s: expected a JSON object", name);
+        defects_add(d, MLL_ERR_CONFIG_TYPE, "%s: expected a JSON object, found an array", name);
         json_decref(root);
         root = NULL;
     }
@@ -107,11 +109,11 @@ const json_t *jr_get(const struct jr_object *o, const char *key, const char *oth
     return v && !json_is_null(v) ? v : NULL;
 }
 
-static const char *type_name(const json_t *v)
+const char *jr_type_name(const json_t *value)
 {
     static const char *const names[] = {"an object",     "an array", "a string", "an integer",
                                         "a real number", "true",     "false",    "null"};
-    return names[json_typeof(v)];
+    return value ? names[json_typeof(value)] : "nothing";
 }
 
 /* True where v is inside; else adds the defect that names what is wrong. */
@@ -138,7 +140,7 @@ int jr_int(const struct jr_object *o, const char *key, const char *other, int64_
     if (!v)
         jr_defect(o, key, MLL_ERR_CONFIG_KEY, "expected an integer, found no such key");
     else if (!json_is_integer(v))
-        jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected an integer, found %s", type_name(v));
+        jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected an integer, found %s", jr_type_name(v));
     else if (check_int(o, key, json_integer_value(v), min, max, MLL_OK))
         return (int)json_integer_value(v);
     return min;
@@ -152,7 +154,7 @@ double jr_number(const struct jr_object *o, const char *key, double standard, do
         return standard;
     double x = json_number_value(v);
     if (!json_is_number(v))
-        jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected a number, found %s", type_name(v));
+        jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected a number, found %s", jr_type_name(v));
     else if (!(x >= min && x <= max))
         jr_defect(o, key, MLL_ERR_CONFIG_VALUE, "expected %g to %g, found %g", min, max, x);
     else
@@ -165,7 +167,7 @@ bool jr_bool(const struct jr_object *o, const char *key, bool standard)
     const json_t *v = jr_get(o, key, NULL);
     if (!v || json_is_boolean(v))
         return v ? json_is_true(v) : standard;
-    jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected true or false, found %s", type_name(v));
+    jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected true or false, found %s", jr_type_name(v));
     return standard;
 }
 
@@ -174,7 +176,7 @@ const char *jr_string(const struct jr_object *o, const char *key, const char *st
     const json_t *v = jr_get(o, key, NULL);
     if (!v || json_is_string(v))
         return v ? json_string_value(v) : standard;
-    jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected a string, found %s", type_name(v));
+    jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected a string, found %s", jr_type_name(v));
     return standard;
 }
 
@@ -187,7 +189,7 @@ int jr_ints(const struct jr_object *o, const char *key, bool single, int *out, i
     bool one = single && json_is_integer(v);
     if (!one && !json_is_array(v)) {
         jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected an array of integers, found %s",
-                  type_name(v));
+                  jr_type_name(v));
         return 0;
     }
     size_t n = one ? 1 : json_array_size(v);
@@ -199,7 +201,7 @@ int jr_ints(const struct jr_object *o, const char *key, bool single, int *out, i
     for (size_t i = 0; i < n; i++) {
         const json_t *e = one ? v : json_array_get(v, i);
         if (!json_is_integer(e)) {
-            jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected integers, found %s", type_name(e));
+            jr_defect(o, key, MLL_ERR_CONFIG_TYPE, "expected integers, found %s", jr_type_name(e));
             return 0;
         }
         if (!check_int(o, key, json_integer_value(e), min, max, status))

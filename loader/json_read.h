@@ -44,6 +44,8 @@ const char *jr_string(const struct jr_object *o, const char *key, const char *st
  * Returns their number, 0 where absent. status: of a number out of range. */
 int jr_ints(const struct jr_object *o, const char *key, bool single, int *out, int cap, int min,
             int max, enum mll_status status);
+/* "an object", "a string", ...; "nothing" for NULL. For messages. */
+const char *jr_type_name(const json_t *value);
 /* Adds a defect about key; fmt says what was expected and found. */
 void jr_defect(const struct jr_object *o, const char *key, enum mll_status status, const char *fmt,
                ...) MLL_PRINTF(4, 5);

@@ -282,7 +282,8 @@ static enum st_status st_check_utf8(const char *text, size_t size, struct st_err
     while (p < end) {
         size_t n = st_utf8_length(p, end);
         if (n == 0)
-            return st_fail(err, ST_ERR_UTF8, "byte %zu of the header is not valid UTF-8",
+            return st_fail(err, ST_ERR_UTF8,
+                           "byte %zu of the header: expected UTF-8, found an invalid sequence",
                            (size_t)(p - (const uint8_t *)text));
         p += n;
     }
@@ -314,6 +315,7 @@ static char *st_utf8_put(char *out, uint32_t c)
 
 struct st_parser {
     char *start, *p, *end; /* *end is a NUL that belongs to the buffer */
+    const char *tensor;    /* whose entry p is in, or NULL */
     struct st_error *err;
 };
 
@@ -338,8 +340,13 @@ static const char *st_found(const struct st_parser *ps, char buf[16])
 static enum st_status st_expected(const struct st_parser *ps, enum st_status code, const char *what)
 {
     char buf[16];
-    return st_fail(ps->err, code, "byte %zu of the header: expected %s, found %s",
-                   (size_t)(ps->p - ps->start), what, st_found(ps, buf));
+    size_t at = (size_t)(ps->p - ps->start);
+    st_found(ps, buf);
+    if (ps->tensor)
+        return st_fail(ps->err, code,
+                       "tensor '%.200s': byte %zu of the header: expected %s, found %s", ps->tensor,
+                       at, what, buf);
+    return st_fail(ps->err, code, "byte %zu of the header: expected %s, found %s", at, what, buf);
 }
 
 /* Skips whitespace, then takes c if it stands there. */
@@ -473,7 +480,8 @@ static enum st_status st_parse_dtype(struct st_parser *ps, struct st_tensor *t)
             t->dtype = (enum st_dtype)i;
             return ST_OK;
         }
-    return st_fail(ps->err, ST_ERR_DTYPE, "tensor '%.200s': unknown dtype '%.40s'", t->name, text);
+    return st_fail(ps->err, ST_ERR_DTYPE, "tensor '%.200s': expected a known dtype, found '%.40s'",
+                   t->name, text);
 }
 
 static enum st_status st_parse_shape(struct st_parser *ps, struct st_tensor *t)
@@ -510,8 +518,8 @@ static enum st_status st_parse_offsets(struct st_parser *ps, struct st_tensor *t
         return st_expected(ps, ST_ERR_OFFSETS, "']' after 2 data_offsets");
     if (end < t->begin)
         return st_fail(ps->err, ST_ERR_OFFSETS_REVERSED,
-                       "tensor '%.200s': data_offsets end at %lld, before their begin %lld",
-                       t->name, (long long)end, (long long)t->begin);
+                       "tensor '%.200s': expected data_offsets to end at %lld or later, found %lld",
+                       t->name, (long long)t->begin, (long long)end);
     t->size = end - t->begin;
     return ST_OK;
 }
@@ -549,15 +557,16 @@ static enum st_status st_check_size(const struct st_tensor *t, struct st_error *
     int64_t bytes;
     enum st_status why = st_dtype_bytes(&bytes, t->dtype, t->shape, t->rank);
     if (why != ST_OK)
-        return st_fail(err, why, "tensor '%.120s': the size of %s %s %s", t->name,
-                       st_dtype_name(t->dtype), st_show_shape(shape, t),
-                       why == ST_ERR_OVERFLOW ? "does not fit 64 bits"
-                                              : "is not a whole number of bytes");
+        return st_fail(err, why, "tensor '%.120s': expected %s, found %s %s", t->name,
+                       why == ST_ERR_OVERFLOW ? "a size that fits 64 bits"
+                                              : "a whole number of bytes",
+                       st_dtype_name(t->dtype), st_show_shape(shape, t));
     if (bytes != t->size)
-        return st_fail(err, ST_ERR_SPAN,
-                       "tensor '%.120s': %s %s needs %lld bytes, data_offsets span %lld", t->name,
-                       st_dtype_name(t->dtype), st_show_shape(shape, t), (long long)bytes,
-                       (long long)t->size);
+        return st_fail(
+            err, ST_ERR_SPAN,
+            "tensor '%.120s': expected data_offsets to span the %lld bytes of %s %s, found %lld",
+            t->name, (long long)bytes, st_dtype_name(t->dtype), st_show_shape(shape, t),
+            (long long)t->size);
     return ST_OK;
 }
 
@@ -575,11 +584,12 @@ static enum st_status st_parse_entry(struct st_parser *ps, struct st_tensor *t)
         while (field < 3 && (strlen(fields[field]) != size || memcmp(fields[field], key, size)))
             field++;
         if (field == 3)
-            return st_fail(ps->err, ST_ERR_FIELD_UNKNOWN, "tensor '%.200s': unknown field '%.60s'",
+            return st_fail(ps->err, ST_ERR_FIELD_UNKNOWN,
+                           "tensor '%.200s': expected dtype, shape and data_offsets, found '%.60s'",
                            t->name, key);
         if (seen & 1u << field)
             return st_fail(ps->err, ST_ERR_FIELD_DUPLICATE,
-                           "tensor '%.200s': field '%s' stands twice", t->name, key);
+                           "tensor '%.200s': expected '%s' once, found it twice", t->name, key);
         seen |= 1u << field;
         if (!st_accept(ps, ':'))
             return st_expected(ps, ST_ERR_JSON, "':'");
@@ -590,7 +600,8 @@ static enum st_status st_parse_entry(struct st_parser *ps, struct st_tensor *t)
     }
     for (int i = 0; i < 3; i++)
         if (!(seen & 1u << i))
-            return st_fail(ps->err, ST_ERR_FIELD_MISSING, "tensor '%.200s': no field '%s'", t->name,
+            return st_fail(ps->err, ST_ERR_FIELD_MISSING,
+                           "tensor '%.200s': expected a field '%s', found none", t->name,
                            fields[i]);
     return st_check_size(t, ps->err);
 }
@@ -613,20 +624,22 @@ static enum st_status st_parse_metadata(struct st_file *f, struct st_parser *ps)
         return st_expected(ps, ST_ERR_METADATA, "an object for __metadata__");
     for (bool more = !st_accept(ps, '}'); more;) {
         struct st_metadata pair;
-        char *key, *value;
+        char *key, *value, found[16];
         size_t size;
         if (f->n_metadata == ST_MAX_TENSORS)
-            return st_fail(ps->err, ST_ERR_TOO_MANY, "more than %d pairs in __metadata__",
-                           ST_MAX_TENSORS);
+            return st_fail(ps->err, ST_ERR_TOO_MANY,
+                           "expected at most %d pairs in __metadata__, found more", ST_MAX_TENSORS);
         ST_TRY(st_parse_string(ps, &key, &size));
         if (strlen(key) != size)
-            return st_fail(ps->err, ST_ERR_NAME, "a key of __metadata__ holds U+0000");
+            return st_fail(ps->err, ST_ERR_NAME,
+                           "expected keys of __metadata__ without U+0000, found one");
         if (!st_accept(ps, ':'))
             return st_expected(ps, ST_ERR_JSON, "':'");
         st_skip_space(ps);
         if (ps->p < ps->end && *ps->p != '"')
             return st_fail(ps->err, ST_ERR_METADATA,
-                           "__metadata__ '%.200s': the value is no string", key);
+                           "__metadata__ '%.200s': expected a string, found %s", key,
+                           st_found(ps, found));
         ST_TRY(st_parse_string(ps, &value, &pair.value_size));
         pair.key = key;
         pair.value = value;
@@ -644,24 +657,29 @@ static enum st_status st_parse_tensor(struct st_file *f, struct st_parser *ps, c
                                       size_t size)
 {
     if (size > ST_MAX_NAME || strlen(name) != size)
-        return st_fail(ps->err, ST_ERR_NAME, "tensor '%.60s...': %s", name,
-                       size > ST_MAX_NAME ? "the name is longer than 1024 bytes"
-                                          : "the name holds U+0000");
+        return st_fail(
+            ps->err, ST_ERR_NAME,
+            "tensor '%.60s': expected a name of at most %d bytes without U+0000, found %zu "
+            "bytes, %zu before the first",
+            name, ST_MAX_NAME, size, strlen(name));
     if (f->n_tensors == ST_MAX_TENSORS)
-        return st_fail(ps->err, ST_ERR_TOO_MANY, "more than %d tensors", ST_MAX_TENSORS);
+        return st_fail(ps->err, ST_ERR_TOO_MANY, "expected at most %d tensors, found more",
+                       ST_MAX_TENSORS);
     void *grown = st_grow(f->tensors, f->n_tensors, &f->cap_tensors, sizeof *f->tensors);
     if (!grown)
         return st_fail(ps->err, ST_ERR_NO_MEMORY, "out of memory");
     f->tensors = (struct st_tensor *)grown;
     struct st_tensor *t = &f->tensors[f->n_tensors++];
     memset(t, 0, sizeof *t);
-    t->name = name;
-    return st_parse_entry(ps, t);
+    ps->tensor = t->name = name;
+    ST_TRY(st_parse_entry(ps, t));
+    ps->tensor = NULL;
+    return ST_OK;
 }
 
 static enum st_status st_parse_header(struct st_file *f, size_t size, struct st_error *err)
 {
-    struct st_parser ps = {f->header, f->header, f->header + size, err};
+    struct st_parser ps = {f->header, f->header, f->header + size, NULL, err};
     bool seen_metadata = false;
     ST_TRY(st_check_utf8(f->header, size, err));
     if (!st_accept(&ps, '{'))
@@ -674,7 +692,8 @@ static enum st_status st_parse_header(struct st_file *f, size_t size, struct st_
             return st_expected(&ps, ST_ERR_JSON, "':'");
         if (n == 12 && memcmp(name, "__metadata__", 12) == 0) {
             if (seen_metadata)
-                return st_fail(err, ST_ERR_DUPLICATE_METADATA, "__metadata__ stands twice");
+                return st_fail(err, ST_ERR_DUPLICATE_METADATA,
+                               "expected __metadata__ once, found it twice");
             seen_metadata = true;
             ST_TRY(st_parse_metadata(f, &ps));
         } else {
@@ -718,8 +737,8 @@ static enum st_status st_index_names(struct st_file *f, struct st_error *err)
         qsort(f->metadata, f->n_metadata, sizeof *f->metadata, st_by_key);
     for (size_t i = 1; i < f->n_metadata; i++)
         if (strcmp(f->metadata[i - 1].key, f->metadata[i].key) == 0)
-            return st_fail(err, ST_ERR_DUPLICATE_METADATA, "__metadata__ '%.200s' stands twice",
-                           f->metadata[i].key);
+            return st_fail(err, ST_ERR_DUPLICATE_METADATA,
+                           "__metadata__ '%.200s': expected once, found twice", f->metadata[i].key);
     if (f->n_tensors == 0)
         return ST_OK;
     qsort(f->tensors, f->n_tensors, sizeof *f->tensors, st_by_offset);
@@ -731,8 +750,8 @@ static enum st_status st_index_names(struct st_file *f, struct st_error *err)
     qsort(f->names, f->n_tensors, sizeof *f->names, st_by_name);
     for (size_t i = 1; i < f->n_tensors; i++)
         if (strcmp(f->names[i - 1]->name, f->names[i]->name) == 0)
-            return st_fail(err, ST_ERR_DUPLICATE_TENSOR, "tensor '%.200s' stands twice",
-                           f->names[i]->name);
+            return st_fail(err, ST_ERR_DUPLICATE_TENSOR,
+                           "tensor '%.200s': expected once, found twice", f->names[i]->name);
     return ST_OK;
 }
 
@@ -744,15 +763,17 @@ static enum st_status st_check_cover(const struct st_file *f, struct st_error *e
     for (size_t i = 0; i < f->n_tensors; i++) {
         const struct st_tensor *t = &f->tensors[i];
         if (t->begin != at)
-            return st_fail(err, t->begin < at ? ST_ERR_OVERLAP : ST_ERR_HOLE,
-                           "tensor '%.200s' begins at %lld, the one before it ends at %lld",
-                           t->name, (long long)t->begin, (long long)at);
+            return st_fail(
+                err, t->begin < at ? ST_ERR_OVERLAP : ST_ERR_HOLE,
+                "tensor '%.200s': expected to begin at %lld, where the one before ends, found "
+                "%lld",
+                t->name, (long long)at, (long long)t->begin);
         at += t->size;
     }
     if ((uint64_t)at != have)
         return st_fail(err, (uint64_t)at > have ? ST_ERR_DATA_TRUNCATED : ST_ERR_DATA_TRAILING,
-                       "the tensors need %lld bytes after the header, the file has %llu",
-                       (long long)at, (unsigned long long)have);
+                       "expected %lld bytes of tensors after the header, found %llu", (long long)at,
+                       (unsigned long long)have);
     return ST_OK;
 }
 
@@ -767,7 +788,9 @@ static enum st_status st_pread(const struct st_file *f, void *dst, size_t size, 
         if (n < 0)
             return st_fail(err, ST_ERR_READ, "cannot read: %s", strerror(errno));
         if (n == 0)
-            return st_fail(err, ST_ERR_CHANGED, "the file became shorter while it was read");
+            return st_fail(
+                err, ST_ERR_CHANGED,
+                "expected the whole file, found its end: it became shorter while it was read");
         out += n;
         size -= (size_t)n;
         offset += (uint64_t)n;
@@ -781,7 +804,7 @@ static enum st_status st_load_header(struct st_file *f, const uint8_t *source, s
     uint8_t raw[8];
     uint64_t size = 0;
     if (f->file_size < 8)
-        return st_fail(err, ST_ERR_HEADER_TOO_SMALL, "expected at least 8 bytes, the file has %llu",
+        return st_fail(err, ST_ERR_HEADER_TOO_SMALL, "expected at least 8 bytes, found %llu",
                        (unsigned long long)f->file_size);
     if (source)
         memcpy(raw, source, 8);
@@ -791,12 +814,13 @@ static enum st_status st_load_header(struct st_file *f, const uint8_t *source, s
         size = size << 8 | raw[i];
     if (size > ST_MAX_HEADER)
         return st_fail(err, ST_ERR_HEADER_TOO_LARGE,
-                       "the header claims %llu bytes, at most %d are allowed",
-                       (unsigned long long)size, ST_MAX_HEADER);
+                       "expected a header of at most %d bytes, found a length of %llu",
+                       ST_MAX_HEADER, (unsigned long long)size);
     if (size > f->file_size - 8)
-        return st_fail(err, ST_ERR_HEADER_LENGTH,
-                       "the header claims %llu bytes, the file has %llu after the length",
-                       (unsigned long long)size, (unsigned long long)(f->file_size - 8));
+        return st_fail(
+            err, ST_ERR_HEADER_LENGTH,
+            "expected a header of at most the %llu bytes that follow, found a length of %llu",
+            (unsigned long long)(f->file_size - 8), (unsigned long long)size);
     f->data_start = 8 + size;
     f->header = (char *)malloc((size_t)size + 1);
     if (!f->header)
@@ -844,7 +868,7 @@ static enum st_status st_open_file(struct st_file *f, const char *path, enum st_
     if (fstat(f->fd, &info) != 0)
         return st_fail(err, ST_ERR_READ, "cannot read the size: %s", strerror(errno));
     if (!S_ISREG(info.st_mode))
-        return st_fail(err, ST_ERR_NOT_REGULAR, "expected a regular file");
+        return st_fail(err, ST_ERR_NOT_REGULAR, "expected a regular file, found another kind");
     f->file_size = (uint64_t)info.st_size;
     ST_TRY(st_load_header(f, NULL, err));
     return mode == ST_MODE_HEADER ? ST_OK : st_load_data(f, mode, err);
@@ -961,7 +985,8 @@ enum st_status st_check_unchanged(const struct st_file *file, struct st_error *e
     if (fstat(file->fd, &info) != 0)
         return st_fail(err, ST_ERR_READ, "cannot read the size: %s", strerror(errno));
     if ((uint64_t)info.st_size != file->file_size)
-        return st_fail(err, ST_ERR_CHANGED, "the file had %llu bytes when opened, now %llu",
+        return st_fail(err, ST_ERR_CHANGED,
+                       "expected the %llu bytes it had when opened, found %llu",
                        (unsigned long long)file->file_size, (unsigned long long)info.st_size);
     return ST_OK;
 }
