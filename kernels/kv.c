@@ -1,42 +1,65 @@
 /* kv.c - storing keys and values in paged KV memory on the CPU.  Contract: kernels/ops.h.
- * A key goes into its block as a column, (head_dim, MLL_KV_BLOCK), a value as a row. */
+ * A key goes into its block as a column, (head_dim, MLL_KV_BLOCK), a value as a row. A unit of work
+ * is a head of all rows, in their order: of two rows for one position the later one stays. */
 #include <string.h>
 
 #include "backend.h"
 #include "kv.h"
+#include "par.h"
 
-static void kv_store(struct kv_pool *pool, const float *k, const float *v, int64_t block, int slot)
+struct kv_append_args {
+    struct mll_exec *ex;
+    struct kv_pool *pool;
+    const float *k, *v;
+    const struct kv_table *table;
+    const int32_t *seq, *pos;
+    size_t n;
+};
+
+/* The block of row r, or -1 after recording why there is none. */
+static int64_t block_of(const struct kv_append_args *a, size_t r)
 {
-    size_t dim = (size_t)pool->head_dim, heads = (size_t)pool->n_kv_heads;
-    for (size_t h = 0; h < heads; h++) {
-        float *to_k = kv_block(pool->k, pool, block, (int)h) + slot;
-        float *to_v = kv_block(pool->v, pool, block, (int)h) + (size_t)slot * dim;
-        for (size_t d = 0; d < dim; d++)
-            to_k[d * MLL_KV_BLOCK] = k[h * dim + d];
-        memcpy(to_v, v + h * dim, dim * sizeof(float));
+    const struct kv_table *table = a->table;
+    int64_t n_pos = (int64_t)table->max_blocks * MLL_KV_BLOCK;
+    if (a->seq[r] < 0 || a->seq[r] >= table->n_seqs) {
+        exec_fault(a->ex, OP_KV_APPEND, (int64_t)r, a->seq[r], table->n_seqs);
+        return -1;
+    }
+    if (a->pos[r] < 0 || a->pos[r] >= n_pos) {
+        exec_fault(a->ex, OP_KV_APPEND, (int64_t)r, a->pos[r], n_pos);
+        return -1;
+    }
+    int64_t entry = kv_entry(table, a->seq[r], a->pos[r] / MLL_KV_BLOCK);
+    if (table->blocks[entry] < 0 || table->blocks[entry] >= a->pool->n_blocks) {
+        exec_fault(a->ex, OP_KV_APPEND, entry, table->blocks[entry], a->pool->n_blocks);
+        return -1;
+    }
+    return table->blocks[entry];
+}
+
+static void append_heads(void *arg, size_t begin, size_t end, int thread)
+{
+    const struct kv_append_args *a = arg;
+    size_t dim = (size_t)a->pool->head_dim, heads = (size_t)a->pool->n_kv_heads;
+    (void)thread;
+    for (size_t r = 0; r < a->n; r++) {
+        int64_t block = block_of(a, r);
+        size_t slot = (size_t)(a->pos[r] % MLL_KV_BLOCK);
+        for (size_t h = begin; block >= 0 && h < end; h++) {
+            const float *k = a->k + (r * heads + h) * dim;
+            float *to = kv_block(a->pool->k, a->pool, block, (int)h) + slot;
+            for (size_t d = 0; d < dim; d++)
+                to[d * MLL_KV_BLOCK] = k[d];
+            memcpy(kv_block(a->pool->v, a->pool, block, (int)h) + slot * dim,
+                   a->v + (r * heads + h) * dim, dim * sizeof(float));
+        }
     }
 }
 
-/* In row order: two rows for one position leave the later one, whatever the number of threads. */
 void kv_append_cpu(struct mll_exec *ex, struct kv_pool *pool, const float *k, const float *v,
                    const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)
 {
-    size_t row = (size_t)pool->n_kv_heads * (size_t)pool->head_dim;
-    int64_t n_pos = (int64_t)table->max_blocks * MLL_KV_BLOCK;
-    for (int r = 0; r < n; r++) {
-        if (seq[r] < 0 || seq[r] >= table->n_seqs) {
-            exec_fault(ex, OP_KV_APPEND, r, seq[r], table->n_seqs);
-            continue;
-        }
-        if (pos[r] < 0 || pos[r] >= n_pos) {
-            exec_fault(ex, OP_KV_APPEND, r, pos[r], n_pos);
-            continue;
-        }
-        int64_t entry = kv_entry(table, seq[r], pos[r] / MLL_KV_BLOCK);
-        int32_t block = table->blocks[entry];
-        if (block < 0 || block >= pool->n_blocks)
-            exec_fault(ex, OP_KV_APPEND, entry, block, pool->n_blocks);
-        else
-            kv_store(pool, k + (size_t)r * row, v + (size_t)r * row, block, pos[r] % MLL_KV_BLOCK);
-    }
+    struct kv_append_args a = {ex, pool, k, v, table, seq, pos, (size_t)n};
+    size_t heads = (size_t)pool->n_kv_heads;
+    par_for(exec_threads_for(ex, a.n * heads * (size_t)pool->head_dim), heads, append_heads, &a);
 }

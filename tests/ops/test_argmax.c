@@ -21,24 +21,25 @@ static const struct argmax_case {
     {{0.0f, -0.0f, -1}, 4, true},
 };
 
-enum { N = sizeof cases / sizeof cases[0] };
+/* Every case many times: enough work for all threads. */
+enum { CASES = sizeof cases / sizeof cases[0], N = 200 * CASES };
 
 Test(op_argmax, takes_the_lowest_of_the_largest)
 {
-    float x[N][DIM];
+    static float x[N][DIM];
     for (int r = 0; r < N; r++) {
         for (int i = 0; i < DIM; i++)
             x[r][i] = -2;
         for (int i = 0; i < 3; i++)
-            x[r][4 + 7 * i] = cases[r].at[i];
+            x[r][4 + 7 * i] = cases[r % CASES].at[i];
     }
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
-        int32_t id[N];
-        uint8_t finite[N];
+        static int32_t id[N];
+        static uint8_t finite[N];
         op_argmax(ex, id, finite, &x[0][0], N, DIM);
         for (int r = 0; r < N; r++)
-            cr_expect(id[r] == cases[r].id && finite[r] == cases[r].finite,
+            cr_expect(id[r] == cases[r % CASES].id && finite[r] == cases[r % CASES].finite,
                       "%s: row %d gives %d, finite %d", exec_describe(ex), r, id[r], finite[r]);
     }
 }

@@ -61,6 +61,38 @@ Test(op_kv_append, of_two_rows_for_one_position_the_later_stays)
     free(k);
 }
 
+/* Enough rows for all threads; rows 0 to 39 are overwritten again and again. */
+Test(op_kv_append, many_rows_leave_the_same_for_any_number_of_threads)
+{
+    enum { ROWS = 2400 };
+    float *k = op_floats(ROWS * ROW, 1, 1), *v = op_floats(ROWS * ROW, 2, 1);
+    int32_t *seq = calloc(ROWS, sizeof *seq), *pos = calloc(ROWS, sizeof *pos);
+    struct store *first = NULL;
+    for (int r = 0; r < ROWS; r++) {
+        seq[r] = r == 1000 ? SEQS : r / 40 % SEQS;
+        pos[r] = r % 40;
+    }
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 0)) != NULL) {
+        struct store *s = new_store();
+        op_kv_append(ex, &s->pool, k, v, &s->table, seq, pos, ROWS);
+        cr_expect_eq(exec_take_fault(ex).position, 1000);
+        cr_expect_eq(s->v[(2 * HEADS * 16 + 3) * DIM], v[(ROWS - 37) * ROW]);
+        if (first == NULL) {
+            first = s;
+            continue;
+        }
+        cr_expect(memcmp(s->k, first->k, sizeof s->k) == 0, "%s", exec_describe(ex));
+        cr_expect(memcmp(s->v, first->v, sizeof s->v) == 0, "%s", exec_describe(ex));
+        free(s);
+    }
+    free(first);
+    free(k);
+    free(v);
+    free(seq);
+    free(pos);
+}
+
 static const struct fault_case {
     int32_t seq, pos, block; /* block: what the table says for the row's block */
     int64_t position, index, bound;

@@ -14,7 +14,7 @@ static const struct norm_case {
     {1, 1, MLL_DTYPE_F32, 0, 1e-5f, false},   {2, 8, MLL_DTYPE_BF16, 1, 1e-6f, true},
     {3, 31, MLL_DTYPE_F16, 2, 1e-5f, false},  {7, 80, MLL_DTYPE_BF16, 0, 1e-5f, true},
     {5, 129, MLL_DTYPE_F32, 3, 1e-5f, false}, {2, 4096, MLL_DTYPE_BF16, 0, 1e-5f, false},
-    {3, 1283, MLL_DTYPE_F16, 1, 0.5f, true},
+    {3, 1283, MLL_DTYPE_F16, 1, 0.5f, true},  {27, 1280, MLL_DTYPE_BF16, 0, 1e-5f, false},
 };
 
 static double weight(const struct mat *m, int i)

@@ -7,8 +7,8 @@
 static const struct rope_case {
     int n, heads, head_dim, first_pos;
 } cases[] = {
-    {1, 1, 2, 0},     {5, 3, 8, 0},         {3, 2, 130, 77},
-    {9, 4, 64, 4000}, {2, 32, 128, 131000}, {70, 1, 6, 1},
+    {1, 1, 2, 0},         {5, 3, 8, 0},  {3, 2, 130, 77}, {9, 4, 64, 4000},
+    {2, 32, 128, 131000}, {70, 1, 6, 1}, {70, 8, 64, 9},
 };
 
 static void reference(double *y, const float *x, int pos, const float *inv_freq, int head_dim)
