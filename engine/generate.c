@@ -250,10 +250,13 @@ static enum mll_status run_stages(struct generation *g, struct mll_session *sess
     const int32_t *ids;
     size_t n;
     double start = now();
-    MLL_TRY(mll_prompt(e, NULL, &ids, &n, request, err)); /* stage 3 */
-    MLL_TRY(check_prompt(e, request, ids, n, err));
-    if (eng_tracing(e))
-        e->trace.ints(e->trace.user, "input_ids", ids, n);
+    /* A trace of the vision stages does without a prompt where there is no tokenizer. */
+    if (last != GEN_VISION || e->bpe != NULL || request->ids != NULL) {
+        MLL_TRY(mll_prompt(e, NULL, &ids, &n, request, err)); /* stage 3 */
+        MLL_TRY(check_prompt(e, request, ids, n, err));
+        if (eng_tracing(e))
+            e->trace.ints(e->trace.user, "input_ids", ids, n);
+    }
     MLL_TRY(gen_images(session, request, err)); /* stages 2, 4, 5 */
     g->result.seconds_vision = now() - start;
     if (last == GEN_VISION)

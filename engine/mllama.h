@@ -185,7 +185,9 @@ MLL_API void mll_session_close(struct mll_session *session);
 MLL_API enum mll_status mll_session_run(struct mll_session *session,
                                         const struct mll_request *request,
                                         const struct mll_result **result, struct mll_error *err);
-/* Asks a running mll_session_run to stop at the next token or layer. Async-signal-safe. */
+/* Asks a running mll_session_run to stop at the next token or layer: MLL_ERR_CANCELLED before the
+ * first token, afterwards what there is with MLL_FINISH_CANCELLED. Where nothing runs, the next run
+ * ends at once. Async-signal-safe. */
 MLL_API void mll_cancel(struct mll_session *session);
 
 /* ---- step by step ---------------------------------------------------------------------------- */
@@ -220,14 +222,17 @@ typedef void mll_finding_fn(void *user, enum mll_status code, const char *messag
 MLL_API enum mll_status mll_check(const char *dir, bool deep, mll_finding_fn *report, void *user,
                                   struct mll_error *err);
 
-/* Bytes that a model needs with the given options, before opening it. */
+/* Bytes that a model needs with the given options, before opening it: what is resident once a
+ * session has taken its context, max_images images (0: one) and every weight was used. Tables that
+ * are looked up (embed_tokens, tile positions) count in weights in full, in total with the part
+ * that a request touches. */
 struct mll_memory {
-    uint64_t weights;  /* mapped; resident once every tensor was used */
+    uint64_t weights;  /* mapped, as stored */
     uint64_t kv;       /* text, ctx_size tokens, all sessions */
     uint64_t cross_kv; /* max_images images, all tiles */
-    uint64_t scratch;  /* the arena */
-    uint64_t other;    /* tokenizer, tables */
-    uint64_t total;
+    uint64_t scratch;  /* what the stages take from the arena */
+    uint64_t other;    /* code, libraries, tokenizer */
+    uint64_t total;    /* predicted resident bytes */
 };
 MLL_API enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                                  struct mll_error *err);

@@ -141,8 +141,9 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
     return MLL_OK;
 }
 
-/* Process memory that belongs to no model: code, libraries, thread stacks. Measured. */
-static const size_t process_bytes = 6u << 20;
+/* Memory beside model and arena, measured: code, libraries and thread stacks; the tokenizer, an
+ * entry of its vocabulary. */
+enum { PROCESS_BYTES = 3840 << 10, TOKENIZER_ENTRY_BYTES = 176 };
 
 /* Tables that are read row by row: embed_tokens and the per-aspect-ratio embeddings. A page cache
  * maps 16 pages around a touched one, so a looked-up row costs that much. */
@@ -195,7 +196,7 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
         memory->kv = plan.text_kv;
         memory->cross_kv = plan.image_kv;
         memory->scratch = plan.arena - plan.text_kv - plan.image_kv;
-        memory->other = process_bytes;
+        memory->other = PROCESS_BYTES + TOKENIZER_ENTRY_BYTES * (size_t)cfg.text.vocab_size;
         memory->total += plan.arena + memory->other;
     }
     exec_close(ex);

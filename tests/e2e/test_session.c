@@ -182,3 +182,25 @@ Test(session, the_arena_is_what_the_plan_says)
         }
     }
 }
+
+Test(session, the_plan_before_opening_counts_what_the_engine_takes)
+{
+    struct fixture f;
+    struct mll_error err;
+    struct mll_memory memory;
+    struct mll_options options = {.ctx_size = 100, .max_images = 2};
+    open_fixture(&f, "four_tiles_bf16", options);
+    options.model = f.g.model;
+    options.threads = 1;
+    cr_assert(mll_plan(&options, &memory, &err) == MLL_OK, "%s", err.message);
+    const struct memory_plan *plan = &f.engine->plan;
+    cr_expect(memory.kv == plan->text_kv && memory.cross_kv == plan->image_kv);
+    cr_expect(memory.kv + memory.cross_kv + memory.scratch == plan->arena);
+    cr_expect(memory.total <= memory.weights + plan->arena + memory.other);
+    options.max_images = 0; /* one image is what most requests hold */
+    cr_assert(mll_plan(&options, &memory, &err) == MLL_OK, "%s", err.message);
+    cr_expect(memory.cross_kv < plan->image_kv);
+    options.ctx_size = 1 << 30;
+    cr_expect(mll_plan(&options, &memory, &err) == MLL_ERR_BAD_OPTION);
+    close_fixture(&f);
+}
