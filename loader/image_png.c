@@ -54,11 +54,10 @@ static void on_error(png_structp png, png_const_charp message)
     png_longjmp(png, 1);
 }
 
-/* A chunk that libpng leaves out for want of memory could be the orientation. */
 static void on_warning(png_structp png, png_const_charp message)
 {
-    if (strstr(message, "memory"))
-        on_error(png, message);
+    (void)png;
+    (void)message;
 }
 
 static void on_read(png_structp png, png_bytep out, size_t n)
@@ -79,9 +78,9 @@ static void set_limits(png_structp png, bool lenient)
     png_set_chunk_cache_max(png, MAX_CACHED_CHUNKS);
     png_set_chunk_malloc_max(png, MAX_CHUNK_BYTES);
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
-    /* All that changes no pixel is skipped, but for EXIF. */
+    /* All that changes no pixel is skipped. EXIF by name too: not every libpng counts it so. */
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
-    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_AS_DEFAULT, (png_const_bytep) "eXIf", 1);
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, (png_const_bytep) "eXIf", 1);
     png_set_check_for_invalid_index(png, -1);
     /* What is asked for at once is lost at once where the file ends. */
     if (lenient)
@@ -197,16 +196,22 @@ static void read_passes(struct png_reader *r)
     }
 }
 
-static int find_orientation(struct png_reader *r)
+/* libpng would allocate whatever size an eXIf chunk claims; the bytes are here anyway. */
+static int find_orientation(const struct img_source *src)
 {
-    png_bytep exif = NULL;
-    png_uint_32 size = 0;
-    if (!png_get_eXIf_1(r->png, r->info, &size, &exif))
-        return 1;
-    return img_exif_orientation(exif, size);
+    int orientation = 1;
+    for (size_t at = 8, n; src->size - at >= 12; at += n + 12) {
+        const uint8_t *chunk = src->bytes + at;
+        n = png_get_uint_32(chunk);
+        if (n > src->size - at - 12)
+            break;
+        if (memcmp(chunk + 4, "eXIf", 4) == 0)
+            orientation = img_exif_orientation(chunk + 8, n);
+    }
+    return orientation;
 }
 
-static void decode_guarded(struct png_reader *r, int *orientation)
+static void decode_guarded(struct png_reader *r)
 {
     if (setjmp(png_jmpbuf(r->png)))
         return;
@@ -224,13 +229,11 @@ static void decode_guarded(struct png_reader *r, int *orientation)
         r->status = mll_fail(r->err, MLL_ERR_NO_MEMORY, "%s: no memory for a row", r->src->name);
         return;
     }
-    *orientation = find_orientation(r);
     if (png_get_interlace_type(r->png, r->info) == PNG_INTERLACE_NONE)
         read_rows(r);
     else
         read_passes(r);
-    png_read_end(r->png, r->info);
-    *orientation = find_orientation(r);
+    png_read_end(r->png, NULL);
 }
 
 enum mll_status img_decode_png(struct image *img, int *orientation, const struct img_source *src,
@@ -240,11 +243,13 @@ enum mll_status img_decode_png(struct image *img, int *orientation, const struct
     r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r, on_error, on_warning);
     r.info = r.png ? png_create_info_struct(r.png) : NULL;
     if (r.info)
-        decode_guarded(&r, orientation);
+        decode_guarded(&r);
     else
         r.status = mll_fail(err, MLL_ERR_NO_MEMORY, "%s: no memory for libpng", src->name);
     if (r.truncated && src->lenient && img->rgb)
         r.status = MLL_OK;
+    if (r.status == MLL_OK)
+        *orientation = find_orientation(src);
     free(r.row);
     png_destroy_read_struct(&r.png, &r.info, NULL);
     return r.status;

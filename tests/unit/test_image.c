@@ -10,6 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED
+#endif
+#endif
+
 #define IMAGES MLL_SOURCE_DIR "/tests/golden/images/"
 
 struct file {
@@ -296,6 +304,17 @@ Test(image, chunks_without_pixels_are_skipped)
     free(profile.bytes);
     free(large.bytes);
     free(critical.bytes);
+}
+
+Test(image, the_claimed_size_of_a_chunk_is_not_allocated)
+{
+    struct file f = with_chunk("eXIf", 100);
+    put_u32(f.bytes + 33, 0x7e00001a);
+#ifndef SANITIZED /* whose shadow memory exceeds any limit */
+    struct rlimit limit = {1 << 30, 1 << 30};
+    cr_assert(setrlimit(RLIMIT_AS, &limit) == 0);
+#endif
+    expect_refused(f, MLL_ERR_IMAGE_TRUNCATED, "2 GB of EXIF");
 }
 
 static void expect_format_error(const void *bytes, size_t size, const char *mention)
