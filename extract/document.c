@@ -46,20 +46,24 @@ enum mll_status doc_load(struct doc_record *record, uint8_t **bytes, size_t *siz
     return MLL_OK;
 }
 
+/* Puts the parts of a warning together: the model, a cut answer, a doubtful reading. */
 static void warn(struct doc_record *record, const struct mll_result *result,
                  const struct doc_options *options)
 {
-    const char *what = options->demonstration ? "read by the embedded demonstration model" : "";
-    const char *comma = options->demonstration ? ": " : "";
     double least = fld_confidence(&record->fields);
-    int n = snprintf(record->warning, sizeof record->warning, "%s", what);
+    char cut[64] = "", doubt[96] = "";
     if (result->finish == MLL_FINISH_LENGTH)
-        n = snprintf(record->warning, sizeof record->warning,
-                     "%s%sthe answer was cut after %zu tokens", what, comma, result->n);
-    if (least < DOC_LOW_CONFIDENCE)
-        snprintf(record->warning + n, sizeof record->warning - (size_t)n,
-                 "%slow confidence (%.2f): the page may be unlike what the model knows",
-                 result->finish == MLL_FINISH_LENGTH ? "; " : comma, least);
+        snprintf(cut, sizeof cut, "; the answer was cut after %zu tokens", result->n);
+    if (least <= 0)
+        snprintf(doubt, sizeof doubt,
+                 "; nothing was read: the page is unlike what the model knows");
+    else if (least < DOC_LOW_CONFIDENCE)
+        snprintf(doubt, sizeof doubt, "; low confidence (%.2f): check it against the page", least);
+    snprintf(record->warning, sizeof record->warning, "%s%s%s",
+             options->demonstration ? "; read by the embedded demonstration model" : "", cut,
+             doubt);
+    if (record->warning[0]) /* without the first "; " */
+        memmove(record->warning, record->warning + 2, strlen(record->warning) - 1);
 }
 
 static enum mll_status keep_result(struct doc_record *record, const struct mll_result *result,

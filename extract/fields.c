@@ -93,8 +93,6 @@ static enum mll_status read_field(struct fld_value *field, const struct context 
                                   const struct ans_value *v, enum kind kind)
 {
     *field = (struct fld_value){.status = FLD_MISSING};
-    /* the closing quote belongs to it: it is where the model decided that the value is whole */
-    field->confidence = confidence_of(c, v->start, v->end + (v->kind == ANS_STRING));
     if (is_null(c, v))
         return MLL_OK;
     field->raw = malloc(v->end - v->start + 1);
@@ -104,6 +102,8 @@ static enum mll_status read_field(struct fld_value *field, const struct context 
     if (v->kind == ANS_STRING && field->raw[strspn(field->raw, " \t\r\n")] == 0 && v->complete)
         return MLL_OK;
     field->status = FLD_MALFORMED;
+    /* the closing quote belongs to it: it is where the model decided that the value is whole */
+    field->confidence = confidence_of(c, v->start, v->end + (v->kind == ANS_STRING));
     if (!v->complete || v->kind == ANS_OBJECT || v->kind == ANS_ARRAY)
         return MLL_OK;
     if (normalise(&field->value, field->raw, kind, c->order)) {
@@ -189,10 +189,8 @@ static enum mll_status read_items(struct fld_record *record, const struct contex
                                   const struct ans_reader *reader, const struct ans_value *v)
 {
     struct fld_value *items = &record->items;
-    if (v->end == 0 || is_null(c, v)) {
-        items->confidence = v->end ? confidence_of(c, v->start, v->end) : 0;
+    if (v->end == 0 || is_null(c, v))
         return MLL_OK;
-    }
     items->confidence = confidence_of(c, v->start, v->end);
     items->status = v->kind == ANS_ARRAY && v->complete ? FLD_FOUND : FLD_MALFORMED;
     items->raw = strndup(c->text + v->start, v->end - v->start);
@@ -209,8 +207,10 @@ static enum mll_status read_items(struct fld_record *record, const struct contex
         }
         MLL_TRY(read_item(record, c, &list, &element));
     }
-    if (record->n_items == 0 && items->status == FLD_FOUND)
+    if (record->n_items == 0 && items->status == FLD_FOUND) {
         items->status = FLD_MISSING;
+        items->confidence = 0;
+    }
     return MLL_OK;
 }
 
@@ -270,8 +270,11 @@ void fld_free(struct fld_record *record)
 
 double fld_confidence(const struct fld_record *record)
 {
-    double least = 1;
+    double least = 2;
     for (int i = 0; i < FLD_COUNT; i++)
-        least = fmin(least, record->field[i].confidence);
-    return fmin(least, record->items.confidence);
+        if (record->field[i].status != FLD_MISSING)
+            least = fmin(least, record->field[i].confidence);
+    if (record->items.status != FLD_MISSING)
+        least = fmin(least, record->items.confidence);
+    return least <= 1 ? least : 0;
 }

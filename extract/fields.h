@@ -25,7 +25,8 @@ struct fld_value {
     enum fld_status status;
     char *value; /* normal form; NULL unless found or inconsistent; owned */
     char *raw;   /* as the model wrote it, escapes decoded; NULL where there is nothing; owned */
-    /* The probability of the least probable token of the value, 0 to 1; 0 where there is none. */
+    /* The probability of the least probable token of the value, 0 to 1; 0 where nothing was read.
+     */
     double confidence;
 };
 
@@ -62,7 +63,7 @@ const char *fld_name(enum fld_name name);            /* "store_name" */
 const char *fld_part_name(enum fld_part part);       /* "item_name" */
 const char *fld_status_name(enum fld_status status); /* "found" */
 
-/* The least confidence of the fields that have a value or say null; items' included. */
+/* The least confidence of the fields that are not missing, items' included; 0 if all are. */
 double fld_confidence(const struct fld_record *record);
 
 #endif

@@ -4,7 +4,7 @@
 set -eu
 seconds=$1
 mkdir -p build-fuzz
-cmake --preset fuzz >build-fuzz/configure.log 2>&1 || { cat build-fuzz/configure.log; exit 1; }
+cmake --preset fuzz -DMLL_WERROR="${MLL_WERROR:-OFF}" >build-fuzz/configure.log 2>&1 || { cat build-fuzz/configure.log; exit 1; }
 cmake --build --preset fuzz -- --quiet
 passed=0
 failed=0

@@ -63,5 +63,5 @@ void table_row(const struct doc_record *record)
              fields->items.status == FLD_MALFORMED      ? "?"
              : fields->items.status == FLD_INCONSISTENT ? "!"
                                                         : "");
-    printf("%5s %10.2f\n", items, fld_confidence(fields));
+    printf("%5s %10.2f\n", items, fld_confidence(fields)); /* of the least certain field */
 }

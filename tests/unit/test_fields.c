@@ -132,16 +132,21 @@ Test(fields, items_that_do_not_add_up_to_the_total_are_inconsistent)
 
 Test(fields, confidence_is_that_of_the_least_certain_token_of_the_value)
 {
-    static const char text[] = "{\"store_name\":\"IGA\",\"date\":null}";
-    /*            {"store_name":" | IG | A | "," | date":null | }      */
-    const size_t ends[] = {15, 17, 18, 21, 31, 32};
-    const float logprobs[] = {-5, -0.1f, -1, -0.2f, -0.7f, -9};
-    const struct fld_tokens tokens = {ends, logprobs, 6};
+    static const char text[] = "{\"store_name\":\"IGA\",\"date\":null,\"total_amount\":5}";
+    /*            {"store_name":" | IG | A | "," | date":null | ,"total_amount": | 5 | }      */
+    const size_t ends[] = {15, 17, 18, 21, 31, 47, 48, 49};
+    const float logprobs[] = {-5, -0.1f, -1, -0.2f, -0.7f, -9, -0.3f, -9};
+    const struct fld_tokens tokens = {ends, logprobs, 8};
     struct fld_record r;
     cr_assert_eq(fld_parse(&r, text, strlen(text), &tokens, NRM_DATE_UNKNOWN, NULL), MLL_OK);
     cr_expect_float_eq(r.field[FLD_STORE_NAME].confidence, exp(-1), 1e-6);
-    cr_expect_float_eq(r.field[FLD_DATE].confidence, exp(-0.7f), 1e-6);
-    cr_expect_eq(r.field[FLD_TOTAL_AMOUNT].confidence, 0);
+    cr_expect_float_eq(r.field[FLD_TOTAL_AMOUNT].confidence, exp(-0.3f), 1e-6);
+    cr_expect_eq(r.field[FLD_DATE].confidence, 0, "nothing was read");
+    cr_expect_eq(r.field[FLD_PAYMENT_METHOD].confidence, 0);
+    cr_expect_float_eq(fld_confidence(&r), exp(-1), 1e-6);
+    fld_free(&r);
+    cr_assert_eq(fld_parse(&r, "{}", 2, &tokens, NRM_DATE_UNKNOWN, NULL), MLL_OK);
+    cr_expect_eq(fld_confidence(&r), 0, "nothing at all was read");
     fld_free(&r);
 }
 
