@@ -78,7 +78,6 @@ struct mll_engine {
 };
 
 struct session_image {
-    int tiles;              /* in use */
     int key_begin, key_end; /* of its valid tiles */
     int position;           /* of its token in the text; -1 until fed */
 };
@@ -90,8 +89,7 @@ struct mll_session {
     int n_ids;                           /* fed */
     int n_done;                          /* evaluated; their keys are in the cache */
     int32_t *text_blocks, *image_blocks; /* host copies of the rows of the tables */
-    int n_image_blocks;
-    struct session_image *images; /* (max_images) */
+    struct session_image *images;        /* (max_images) */
     int n_images, n_image_tokens;
     int key_begin, key_end; /* image keys in use: [middle - missing rows, middle + valid rows) */
     float *logits;          /* (vocab_size) of token n_done - 1 */

@@ -142,7 +142,7 @@ static enum mll_status encode_image(struct mll_session *s, struct session_image 
         status = eng_check_fault(e, "vision", err);
     if (status != MLL_OK)
         return status;
-    *image = (struct session_image){tiles->n, s->key_end, end, -1};
+    *image = (struct session_image){s->key_end, end, -1};
     s->key_begin = begin;
     s->key_end = end;
     return MLL_OK;
