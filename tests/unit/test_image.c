@@ -1,6 +1,7 @@
 /* test_image.c - image files against Pillow's pixels, and every way a file can be bad. */
 #include "hash64.h"
 #include "image.h"
+#include "sanitized.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -9,14 +10,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED
-#endif
-#endif
 
 #define IMAGES MLL_SOURCE_DIR "/tests/golden/images/"
 
