@@ -1,5 +1,5 @@
 /* tokenizer_bench.c - time to open a tokenizer and to encode documents, for
- * bench/peers/tokenizer.py.
+ * bench/peers/tokenizers_speed.py.
  *
  *     tokenizer_bench MODEL FILE ROUNDS
  * FILE holds documents, each ended by a NUL. Prints "open SECONDS", a line "round SECONDS" for each

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Encoding speed beside HF tokenizers and tiktoken: one thread, the same documents, interleaved.
 
-Usage: bench/peers/tokenizer.py BENCH CACHE RESULT.json
+Usage: bench/peers/tokenizers_speed.py BENCH CACHE RESULT.json
 BENCH is build/bench/tokenizer_bench, CACHE a folder for the vocabulary (pip's llama-models). The
 documents, of 4,000 characters: licence texts of the system (English), Python's standard library
 (code), random words and letters of many scripts. Each number is a median of seven rounds; one round
