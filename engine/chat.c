@@ -186,6 +186,8 @@ enum mll_status chat_parse(struct chat *chat, const char *text, size_t size, con
     json_error_t parse;
     *chat = (struct chat){0};
     chat->json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &parse);
+    if (!chat->json && json_error_code(&parse) == json_error_out_of_memory)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "%s: no memory to read %zu bytes", name, size);
     if (!chat->json)
         return mll_fail(err, MLL_ERR_CHAT, "%s: line %d, column %d: not JSON", name, parse.line,
                         parse.column);

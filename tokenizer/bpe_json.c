@@ -362,11 +362,16 @@ static enum mll_status parse(struct reader *r, json_t **root, struct flat all)
                  flat_members(r->big, r->counts, model, inner, 2);
     size_t size = (size_t)(all.end - all.at);
     char *rest = found ? malloc(size) : NULL;
-    if (rest)
+    if (found && !rest)
+        return mll_fail(r->err, MLL_ERR_NO_MEMORY, "no memory to read %zu bytes", size);
+    if (found)
         size = copy_without(rest, all, r->big[0], r->big[1]);
     json_error_t error;
-    *root = json_loadb(rest ? rest : all.at, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    *root =
+        json_loadb(found ? rest : all.at, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     free(rest);
+    if (!*root && json_error_code(&error) == json_error_out_of_memory)
+        return mll_fail(r->err, MLL_ERR_NO_MEMORY, "no memory to read %zu bytes", size);
     if (!*root)
         return REFUSE(r, JSON, "not JSON: %s", error.text);
     if (!found && !json_is_object(json_object_get(*root, "model")))

@@ -4,8 +4,11 @@
  * The program's own malloc, calloc and realloc stand in front of glibc's, for libpng and libjpeg
  * too. Not under the address sanitizer, which brings its own. */
 #include "beam.h"
+#include "bpe.h"
+#include "chat.h"
 #include "image.h"
 #include "preprocess.h"
+#include "prompt.h"
 #include "sampler.h"
 #include "sanitized.h"
 
@@ -133,6 +136,68 @@ Test(no_memory, sampler_and_beams)
         .do_sample = true, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
     sweep("smp_open", open_sampler, &sampling);
     sweep("beam_open", open_beams, NULL);
+}
+
+#define SMALL MLL_SOURCE_DIR "/tests/golden/tokenizer/small/tokenizer.model"
+
+static enum mll_status open_tokenizer(const void *arg)
+{
+    struct bpe *bpe = NULL;
+    enum mll_status status = bpe_open(&bpe, arg, NULL);
+    if (status == MLL_OK)
+        bpe_close(bpe);
+    return status;
+}
+
+static enum mll_status encode(const void *arg)
+{
+    struct bpe_ids ids = {0};
+    char text[1000];
+    memset(text, 'a', sizeof text); /* a piece that needs the lists */
+    enum mll_status status = bpe_encode(arg, &ids, text, sizeof text, true, NULL);
+    if (status == MLL_OK)
+        status = bpe_add_post_processor(arg, &ids, NULL);
+    bpe_ids_free(&ids);
+    return status;
+}
+
+Test(no_memory, tokenizer)
+{
+    struct bpe *bpe;
+    sweep("tokenizer.json", open_tokenizer,
+          MLL_SOURCE_DIR "/tests/fuzz/corpus/tokenizer_file/all.json");
+    sweep("tokenizer.model", open_tokenizer, SMALL);
+    cr_assert(bpe_open(&bpe, SMALL, NULL) == MLL_OK);
+    sweep("bpe_encode", encode, bpe);
+    bpe_close(bpe);
+}
+
+static enum mll_status ask(const void *arg)
+{
+    static const char text[] = "{\"messages\": [{\"role\": \"user\", \"content\": ["
+                               "{\"type\": \"image\", \"url\": \"data:;base64,AAAA\"},"
+                               "{\"type\": \"text\", \"text\": \"What?\"}]}]}";
+    struct chat chat;
+    struct bpe_ids ids = {0};
+    MLL_TRY(chat_parse(&chat, text, sizeof text - 1, "test", NULL));
+    struct mll_request request = {
+        .messages = chat.messages, .n_messages = chat.n_messages, .n_images = chat.n_images};
+    enum mll_status status = prompt_build(arg, &ids, &request, NULL);
+    bpe_ids_free(&ids);
+    chat_free(&chat);
+    return status;
+}
+
+Test(no_memory, chat_and_prompt)
+{
+    struct bpe *bpe;
+    struct prompt *prompt;
+    cr_assert(bpe_open(&bpe, SMALL, NULL) == MLL_OK);
+    cr_assert(prompt_open(&prompt, MLL_SOURCE_DIR "/models/receipts-tiny", bpe, -1,
+                          (struct prompt_log){0}, NULL) == MLL_OK);
+    sweep("chat", ask, prompt);
+    prompt_close(prompt);
+    bpe_close(bpe);
 }
 
 #else
