@@ -26,6 +26,8 @@ install(EXPORT mllamaTargets NAMESPACE mllama:: DESTINATION ${package})
 configure_package_config_file(cmake/mllamaConfig.cmake.in mllamaConfig.cmake
   INSTALL_DESTINATION ${package})
 write_basic_package_version_file(mllamaConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+# found from where the file lies, so that an installed tree can be moved
+file(RELATIVE_PATH pc_to_prefix /x/${CMAKE_INSTALL_LIBDIR}/pkgconfig /x)
 configure_file(cmake/mllama.pc.in mllama.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/mllamaConfig.cmake
   ${PROJECT_BINARY_DIR}/mllamaConfigVersion.cmake DESTINATION ${package})

@@ -16,9 +16,11 @@ int main(void)
 }
 C
 for shared in OFF ON; do
-    dir=build/library-$shared
-    cmake -S . -B "$dir" -G Ninja -DBUILD_SHARED_LIBS=$shared -DMLL_TESTS=OFF \
-        -DCMAKE_BUILD_TYPE=Release >/dev/null
+    dir=build
+    [ $shared = OFF ] || {
+        dir=build/shared
+        cmake -S . -B "$dir" -G Ninja -DBUILD_SHARED_LIBS=ON -DMLL_TESTS=OFF >/dev/null
+    }
     cmake --build "$dir" -- --quiet
     cmake --install "$dir" --prefix "$root/$shared" >/dev/null
     PKG_CONFIG_PATH=$(dirname "$(find "$root/$shared" -name mllama.pc)")
