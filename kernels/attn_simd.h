@@ -211,6 +211,7 @@ SIMD_INLINE void group_open(struct group *g, struct attn_tile *t, const struct a
                 g->q[d * ATTN_LANES + l] = t->q[d * ATTN_LANES];
         }
     }
+    MLL_ASSERT(g->hi < 1 << 24);
     for (int v = 0; v < nv; v++) {
         g->max[v] = vf_set(-FLT_MAX);
         g->sum[v] = vf_set(0);
