@@ -45,7 +45,9 @@ static void on_error(png_structp png, png_const_charp message)
 {
     struct png_reader *r = png_get_error_ptr(png);
     bool no_memory = strstr(message, "memory") != NULL; /* libpng has no codes */
-    if (r->truncated)
+    if (r->truncated && r->src->lenient && r->img->rgb)
+        r->status = MLL_OK;
+    else if (r->truncated)
         r->status = mll_fail(r->err, MLL_ERR_IMAGE_TRUNCATED, "%s: PNG ends early, after %zu bytes",
                              r->src->name, r->src->size);
     else
@@ -203,7 +205,7 @@ static int find_orientation(const struct img_source *src)
     for (size_t at = 8, n; src->size - at >= 12; at += n + 12) {
         const uint8_t *chunk = src->bytes + at;
         n = png_get_uint_32(chunk);
-        if (n > src->size - at - 12)
+        if (n > src->size - at - 12 || memcmp(chunk + 4, "IEND", 4) == 0)
             break;
         if (memcmp(chunk + 4, "eXIf", 4) == 0)
             orientation = img_exif_orientation(chunk + 8, n);
@@ -246,8 +248,6 @@ enum mll_status img_decode_png(struct image *img, int *orientation, const struct
         decode_guarded(&r);
     else
         r.status = mll_fail(err, MLL_ERR_NO_MEMORY, "%s: no memory for libpng", src->name);
-    if (r.truncated && src->lenient && img->rgb)
-        r.status = MLL_OK;
     if (r.status == MLL_OK)
         *orientation = find_orientation(src);
     free(r.row);
