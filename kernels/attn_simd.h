@@ -29,7 +29,7 @@ struct group {
     float *q, *o, *p;       /* of the tile, at the group's first lane */
     int lo, hi;             /* keys that any lane sees */
     int whole_lo, whole_hi; /* keys that all lanes see, but for pads */
-    bool has_pad;
+    bool has_pad, all_pad;  /* some lanes, all lanes are pad rows */
 };
 
 SIMD_INLINE vf_mask lane_sees(const struct group *g, int v, int key, bool key_is_pad)
@@ -192,7 +192,8 @@ SIMD_INLINE void group_open(struct group *g, struct attn_tile *t, const struct a
                         .lo = t->begin[0],
                         .hi = t->end[0],
                         .whole_lo = t->begin[0],
-                        .whole_hi = t->end[0]};
+                        .whole_hi = t->end[0],
+                        .all_pad = true};
     for (int l = 0; l < nv * VF; l++) {
         int lane = base + l < t->lanes ? base + l : 0;
         bool is_pad = keys->pad && t->is_pad[lane];
@@ -201,6 +202,7 @@ SIMD_INLINE void group_open(struct group *g, struct attn_tile *t, const struct a
         before_pad[l] = is_pad ? FLT_MAX : before[l];
         end[l] = (float)e;
         g->has_pad |= is_pad;
+        g->all_pad &= is_pad;
         g->lo = b < g->lo ? b : g->lo;
         g->hi = e > g->hi ? e : g->hi;
         g->whole_lo = b > g->whole_lo ? b : g->whole_lo;
@@ -221,6 +223,13 @@ SIMD_INLINE void group_open(struct group *g, struct attn_tile *t, const struct a
     }
 }
 
+/* Whether every key of the chunk is a pad, so that pad rows see none of it. */
+SIMD_INLINE bool only_pads(const struct group *g, const struct attn_keys *keys, int first)
+{
+    int last = first + MLL_ATTN_CHUNK < g->hi ? first + MLL_ATTN_CHUNK : g->hi;
+    return memchr(keys->pad + first, 0, (size_t)(last - first)) == NULL;
+}
+
 SIMD_INLINE void tile_group(struct attn_tile *t, const struct attn_keys *keys, float scale,
                             int base, const int nv)
 {
@@ -229,6 +238,8 @@ SIMD_INLINE void tile_group(struct attn_tile *t, const struct attn_keys *keys, f
     for (int first = g.lo / MLL_ATTN_CHUNK * MLL_ATTN_CHUNK; first < g.hi;
          first += MLL_ATTN_CHUNK) {
         int last = first + MLL_ATTN_CHUNK;
+        if (g.all_pad && only_pads(&g, keys, first))
+            continue;
         bool whole = first >= g.whole_lo && last <= g.whole_hi &&
                      !(g.has_pad && memcmp(keys->pad + first, no_pads, MLL_ATTN_CHUNK) != 0);
         if (whole)
