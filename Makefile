@@ -13,7 +13,8 @@ setup: ## install the packages that are missing (apt; sudo when not root)
 	@scripts/setup.sh build
 build: setup ## build/mllama
 	@mkdir -p build && { cmake --preset cpu >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }; }
-	@cmake --build --preset cpu --target mllama -- --quiet
+	@[ -x build/mllama ] || echo "building build/mllama (a minute or so)"
+	@cmake --build --preset cpu --target mllama libmllama -- --quiet
 demo: build ## read the shipped receipts with the embedded model: a table, and JSON lines
 	@rm -f build/demo.jsonl
 	@build/mllama extract models/samples --table -o build/demo.jsonl

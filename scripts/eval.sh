@@ -5,7 +5,7 @@ set -eu
 n=$1
 seed=$2
 dir=build/eval-$seed
-if [ "$(wc -l <"$dir/truth.jsonl" 2>/dev/null)" != "$n" ]; then
+if [ ! -f "$dir/truth.jsonl" ] || [ "$(wc -l <"$dir/truth.jsonl")" != "$n" ]; then
     rm -rf "$dir"
     # apt's Pillow belongs to /usr/bin/python3, which need not be the first python3 of the path
     python=python3

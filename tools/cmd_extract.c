@@ -14,6 +14,7 @@
 struct sink {
     struct jnl *journal; /* -o FILE; NULL: none */
     bool lines, table;   /* on stdout */
+    bool marks;          /* the table has ! or ? */
 };
 
 struct counts {
@@ -41,7 +42,7 @@ static enum mll_status put_record(struct sink *sink, const struct doc_record *re
     if (status == MLL_OK && sink->lines)
         status = tool_write(w.data, w.n, err);
     if (status == MLL_OK && sink->table)
-        table_row(record);
+        sink->marks |= table_row(record);
     jw_free(&w);
     return status == MLL_OK ? tool_flush(err) : status;
 }
@@ -159,6 +160,8 @@ int cmd_extract(const struct args *args)
         code = tool_fail(&err);
     } else {
         code = exit_code(args, &list, &counts);
+        if (sink.marks)
+            tool_note("x! is inconsistent with the rest, ?x could not be read as such a field");
         summarise(&counts, &list, tool_seconds() - start);
     }
     jnl_close(sink.journal);

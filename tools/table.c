@@ -27,7 +27,8 @@ static void print_cell(const char *text, int width)
     printf("%*s ", width - column, "");
 }
 
-static void print_value(const struct fld_value *v, int width)
+/* True where the cell has a mark. */
+static bool print_value(const struct fld_value *v, int width)
 {
     char cell[64];
     if (v->status == FLD_MISSING)
@@ -37,6 +38,7 @@ static void print_value(const struct fld_value *v, int width)
     else
         snprintf(cell, sizeof cell, "%s%s", v->value, v->status == FLD_INCONSISTENT ? "!" : "");
     print_cell(cell, width);
+    return v->status == FLD_MALFORMED || v->status == FLD_INCONSISTENT;
 }
 
 void table_head(void)
@@ -47,21 +49,23 @@ void table_head(void)
     printf("items confidence\n");
 }
 
-void table_row(const struct doc_record *record)
+bool table_row(const struct doc_record *record)
 {
     const char *slash = strrchr(record->file, '/');
     print_cell(slash ? slash + 1 : record->file, FILE_WIDTH);
     if (record->failed) {
         printf("failed: %s\n", mll_status_name(record->error.code));
-        return;
+        return false;
     }
     const struct fld_record *fields = &record->fields;
+    bool marks = false;
     for (int i = 0; i < FLD_COUNT; i++)
-        print_value(&fields->field[i], widths[i]);
+        marks |= print_value(&fields->field[i], widths[i]);
     char items[32];
     snprintf(items, sizeof items, "%zu%s", fields->n_items,
              fields->items.status == FLD_MALFORMED      ? "?"
              : fields->items.status == FLD_INCONSISTENT ? "!"
                                                         : "");
     printf("%5s %10.2f\n", items, fld_confidence(fields)); /* of the least certain field */
+    return marks;
 }

@@ -5,7 +5,8 @@
 #include "document.h"
 
 void table_head(void);
-/* Missing is -, malformed ?raw, inconsistent value!; a failed document shows its error code. */
-void table_row(const struct doc_record *record);
+/* Missing is -, malformed ?raw, inconsistent value!; a failed document shows its error code. True
+ * where a field got such a mark. */
+bool table_row(const struct doc_record *record);
 
 #endif
