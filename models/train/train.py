@@ -25,7 +25,7 @@ import data
 import receipts as R
 import tokenizer as T
 from evaluate import evaluate
-from model import CONFIG, Mllama, hub_config, save_weights
+from model import CONFIG, Mllama, from_hub, hub_config, save_weights
 
 CHARS, PLACES = 96, 17
 GAZE_LAYER, GAZE_HEADS = 3, (0, 2)  # one head of each key/value group: left cells, right cells
@@ -117,6 +117,9 @@ class Run:
             self.cells.load_state_dict(saved["cells"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = saved["state"]
+        elif args.init:
+            self.model.load_state_dict(from_hub(args.init).state_dict())
+            self.state["jitter"] = R.JITTER
 
     def save(self):
         torch.save(dict(model=self.model.state_dict(), cells=self.cells.state_dict(),
@@ -209,6 +212,7 @@ def main():
     p.add_argument("--batch", type=int, default=16, help="pages a step and rank")
     p.add_argument("--ranks", type=int, default=2)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--init", help="start from the weights of this checkpoint directory")
     p.add_argument("--export", help="only write the checkpoint directory of RUN/last.pt (or of fresh weights)")
     args = p.parse_args()
     os.makedirs(args.dir, exist_ok=True)
