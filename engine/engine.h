@@ -72,6 +72,7 @@ struct mll_engine {
     void *zeros;      /* one block of keys */
     struct share *shares;          /* (max_sessions) of the running step */
     const atomic_bool **cancelled; /* (max_sessions) flags of the running step */
+    bool vision_ran;               /* since the last step: its scratch is still resident */
     struct trace_sink trace;
     struct bpe_ids ids; /* what mll_tokenize and mll_prompt lend */
     char *text;         /* what mll_detokenize and mll_prompt lend */

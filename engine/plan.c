@@ -154,21 +154,45 @@ static size_t table_resident(const struct mat *m, size_t looked_up)
     return touched < whole ? touched : whole;
 }
 
-static void plan_weights(struct mll_memory *memory, struct weights *weights, const struct cfg *cfg)
+/* Resident bytes of the weights that a stage uses: the tower's and projector's, or all. */
+static size_t resident_weights(struct weights *weights, const struct cfg *cfg, bool vision_only)
 {
     struct weights_entry entry = {0};
     enum { TOKENS_MET = 256, SHAPES_MET = 1 };
-    memory->total = 0;
+    size_t sum = 0;
     while (weights_next(&entry, cfg)) {
         const struct mat *m = weights_field(weights, &entry);
-        memory->weights += weights_mat_bytes(m);
         bool tokens = m == &weights->embed_tokens;
         bool tiles =
             m == &weights->tile_position || m == &weights->pre_tile || m == &weights->post_tile;
-        memory->total += tokens  ? table_resident(m, TOKENS_MET)
-                         : tiles ? table_resident(m, SHAPES_MET)
-                                 : weights_mat_bytes(m);
+        if (vision_only && strncmp(entry.name, "language_model.", 15) == 0)
+            continue;
+        sum += tokens  ? table_resident(m, TOKENS_MET)
+               : tiles ? table_resident(m, SHAPES_MET)
+                       : weights_mat_bytes(m);
     }
+    return sum;
+}
+
+static size_t all_weights(struct weights *weights, const struct cfg *cfg)
+{
+    struct weights_entry entry = {0};
+    size_t sum = 0;
+    while (weights_next(&entry, cfg))
+        sum += weights_mat_bytes(weights_field(weights, &entry));
+    return sum;
+}
+
+/* The larger of two moments: the tower at work, and the decoder once it has met every weight. A
+ * large scratch of the tower is given back in between (exec_trim). */
+static size_t peak_bytes(struct weights *weights, const struct cfg *cfg,
+                         const struct memory_plan *plan)
+{
+    size_t stage = plan->arena - plan->fixed;
+    size_t tower = resident_weights(weights, cfg, true) + plan->vision;
+    size_t decoder = resident_weights(weights, cfg, false);
+    decoder += stage < EXEC_TRIM_LEAST ? stage : plan->text;
+    return plan->fixed + (tower > decoder ? tower : decoder);
 }
 
 enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
@@ -192,12 +216,12 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
     if (status == MLL_OK)
         status = plan_memory(&plan, &cfg, &one, ex, err);
     if (status == MLL_OK) {
-        plan_weights(memory, weights, &cfg);
+        memory->weights = all_weights(weights, &cfg);
         memory->kv = plan.text_kv;
         memory->cross_kv = plan.image_kv;
         memory->scratch = plan.arena - plan.text_kv - plan.image_kv;
         memory->other = PROCESS_BYTES + TOKENIZER_ENTRY_BYTES * (size_t)cfg.text.vocab_size;
-        memory->total += plan.arena + memory->other;
+        memory->total = peak_bytes(weights, &cfg, &plan) + memory->other;
     }
     exec_close(ex);
     weights_free(weights);

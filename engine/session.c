@@ -129,6 +129,7 @@ static enum mll_status encode_image(struct mll_session *s, struct session_image 
     int n_states = meta && !eng_tracing(e) ? tiles->n : v->max_tiles;
     size_t tile = (size_t)rows * (size_t)e->cfg.text.hidden_size;
     take_image_blocks(s, begin, end);
+    e->vision_ran = true;
 
     size_t mark = exec_mark(e->exec);
     float *states = exec_alloc(e->exec, arena_floats((size_t)v->max_tiles, tile));

@@ -159,6 +159,9 @@ enum mll_status mll_step(struct mll_engine *engine, struct mll_session *const *s
         cancelled[i] = &sessions[i]->cancelled;
 
     enum mll_status status = MLL_OK;
+    if (engine->vision_ran) /* the tower needs far more than a step, and rarely */
+        exec_trim(engine->exec);
+    engine->vision_ran = false;
     if (b.n > 0) {
         size_t mark = exec_mark(engine->exec);
         step_upload(engine, &b);

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -165,6 +167,15 @@ void exec_release(struct mll_exec *ex, size_t mark)
 size_t exec_peak(const struct mll_exec *ex)
 {
     return ex->peak;
+}
+
+void exec_trim(struct mll_exec *ex)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)ex->arena + ex->used + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)ex->arena + ex->arena_size) / page * page;
+    if (end > begin && end - begin >= EXEC_TRIM_LEAST)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 /* ---- faults ---------------------------------------------------------------------------------- */
