@@ -7,6 +7,7 @@
 
 #include "checkpoint.h"
 #include "mllama.h"
+#include "prompt.h"
 #include "weights.h"
 
 #include <stdio.h>
@@ -153,12 +154,37 @@ static void check_weights(const struct cfg *cfg, const char *dir, bool deep, str
     weights_free(w);
 }
 
+static void report_remark(void *user, const char *line)
+{
+    const struct defects *d = user;
+    if (d->report)
+        d->report(d->user, MLL_OK, line);
+}
+
+/* The tokenizer and the chat template, as a prompt needs them. */
+static void check_text(const struct cfg *cfg, bool sound, const char *dir, struct defects *d)
+{
+    struct mll_error err;
+    struct bpe *bpe;
+    struct prompt *prompt;
+    struct prompt_log log = {report_remark, d};
+    if (bpe_open(&bpe, dir, &err) != MLL_OK) {
+        defects_add(d, err.code, "%s", err.message);
+        return;
+    }
+    if (sound)
+        check_tokenizer(cfg, bpe, d);
+    if (prompt_open(&prompt, dir, bpe, -1, log, &err) == MLL_OK)
+        prompt_close(prompt);
+    else
+        defects_add(d, err.code, "%s", err.message);
+    bpe_close(bpe);
+}
+
 enum mll_status mll_check(const char *dir, bool deep, mll_finding_fn *report, void *user,
                           struct mll_error *err)
 {
     struct defects d = {.report = report, .user = user};
-    struct mll_error tokenizer_err;
-    struct bpe *bpe = NULL;
     struct cfg cfg;
     cfg_check(&cfg, dir, &d);
     /* What cannot be judged without a configuration: shapes, ids; and a directory that is not a
@@ -166,11 +192,7 @@ enum mll_status mll_check(const char *dir, bool deep, mll_finding_fn *report, vo
     bool sound = d.n == 0;
     if (!sound && (d.first.code == MLL_ERR_NOT_FOUND || cfg.vision.hidden_size == 0))
         return defects_result(&d, err);
-    if (bpe_open(&bpe, dir, &tokenizer_err) != MLL_OK)
-        defects_add(&d, tokenizer_err.code, "%s", tokenizer_err.message);
-    else if (sound)
-        check_tokenizer(&cfg, bpe, &d);
-    bpe_close(bpe);
+    check_text(&cfg, sound, dir, &d);
     if (sound)
         check_weights(&cfg, dir, deep, &d);
     else

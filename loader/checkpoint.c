@@ -101,12 +101,13 @@ bool ckpt_refuse_format(const char *dir, struct defects *d)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static bool is_file(const char *dir, const char *name)
+/* Is there an entry of that name, be it a link to a file of the HF cache that is missing? */
+static bool is_listed(const char *dir, const char *name)
 {
     char path[4096];
     struct stat info;
     return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path &&
-           stat(path, &info) == 0;
+           lstat(path, &info) == 0;
 }
 
 static void open_shard(struct shard *s, const char *dir, enum st_mode mode, struct defects *d)
@@ -114,12 +115,13 @@ static void open_shard(struct shard *s, const char *dir, enum st_mode mode, stru
     char path[4096];
     struct st_error e;
     struct mll_error err;
-    if (!is_file(dir, s->name)) {
+    struct stat info;
+    if (snprintf(path, sizeof path, "%s/%s", dir, s->name) >= (int)sizeof path ||
+        stat(path, &info) != 0) {
         defects_add(d, MLL_ERR_SHARD_MISSING, "%.200s: expected a shard in %.200s, found none",
                     s->name, dir);
         return;
     }
-    snprintf(path, sizeof path, "%s/%s", dir, s->name);
     if (st_open(&s->file, path, mode, &e) == ST_OK)
         return;
     ckpt_fail_st(&err, s->name, &e);
@@ -304,9 +306,9 @@ struct ckpt *ckpt_check(const char *dir, enum st_mode mode, struct defects *d)
         return NULL;
     }
     /* transformers' order */
-    if (is_file(dir, ONE_FILE))
+    if (is_listed(dir, ONE_FILE))
         open_one(c, dir, mode, d);
-    else if (is_file(dir, INDEX_FILE))
+    else if (is_listed(dir, INDEX_FILE))
         open_shards(c, dir, mode, d);
     else if (!ckpt_refuse_format(dir, d))
         defects_add(d, MLL_ERR_NO_WEIGHTS,

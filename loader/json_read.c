@@ -70,8 +70,10 @@ json_t *jr_load(const char *dir, const char *name, bool required, struct defects
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
+        struct stat link;
         bool absent = errno == ENOENT || errno == ENOTDIR;
-        if (required || !absent)
+        /* A dangling link is a file of the HF cache that was not downloaded. */
+        if (required || !absent || lstat(path, &link) == 0)
             defects_add(d, absent ? MLL_ERR_CONFIG_MISSING : MLL_ERR_IO,
                         "%s: expected a readable file in %.250s, found: %s", name, dir,
                         strerror(errno));

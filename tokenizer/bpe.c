@@ -40,7 +40,8 @@ static enum mll_status read_file(char **bytes, size_t *size, const char *path,
     enum mll_status status;
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        status = mll_fail(err, MLL_ERR_IO, "%s: not a regular file", path);
+        status = mll_fail(err, MLL_ERR_FILE_NOT_REGULAR,
+                          "%s: expected a regular file, found another kind", path);
     } else if ((uint64_t)st.st_size > MAX_FILE_BYTES) {
         status = mll_fail(err, MLL_ERR_TOKENIZER_SIZE, "%s: %lld bytes, at most %zu are read", path,
                           (long long)st.st_size, MAX_FILE_BYTES);

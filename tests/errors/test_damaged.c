@@ -541,6 +541,27 @@ Test(damaged, every_defect_has_a_code_of_its_own)
         }
 }
 
+/* An incomplete download in the HF cache: links without their blobs. */
+Test(damaged, dangling_links_are_missing_files)
+{
+    static const struct {
+        const char *name;
+        enum mll_status want;
+    } cases[] = {{"generation_config.json", MLL_ERR_CONFIG_MISSING},
+                 {"preprocessor_config.json", MLL_ERR_CONFIG_MISSING},
+                 {"model.safetensors", MLL_ERR_SHARD_MISSING}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fixture f;
+        char path[256];
+        fixture_make(&f, FIXTURE_ONE_FILE, NULL);
+        fixture_delete(&f, cases[i].name);
+        fixture_path(&f, path, cases[i].name);
+        cr_assert_eq(symlink("../../blobs/absent", path), 0);
+        expect_defect(&f, cases[i].want, cases[i].name, false, true);
+        fixture_remove(&f);
+    }
+}
+
 /* Several defects at once: check names all of them, loading says how many more there are. */
 Test(damaged, check_reports_every_defect)
 {
