@@ -139,7 +139,7 @@ static bool answer(struct bench *b, const char *line)
     } else if (strcmp(s.kind, "prefill") == 0) {
         printf("%.9g\n", time_paged(b, s.n, 1));
     } else {
-        double read = bench_read_gb_s(b->threads, b->k, b->kv_bytes);
+        double read = bench_read_gb_s(b->threads, b->k, b->kv_bytes, bench_seconds);
         printf("%.9g %zu %.9g\n", time_paged(b, DECODE_SEQS, DECODE_SEQS), b->kv_bytes, read);
     }
     return fflush(stdout) == 0;

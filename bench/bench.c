@@ -16,11 +16,21 @@
 
 enum { READ_BLOCK = 256 };
 
-double bench_seconds(void)
+static double seconds_of(clockid_t id)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(id, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+double bench_seconds(void)
+{
+    return seconds_of(CLOCK_MONOTONIC);
+}
+
+double bench_thread_seconds(void)
+{
+    return seconds_of(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static int by_value(const void *a, const void *b)
@@ -104,13 +114,13 @@ static void read_part(void *arg, size_t begin, size_t end, int thread)
     job->sums[thread % 64] = job->avx512 ? read_avx512(p, end - begin) : read_plain(p, end - begin);
 }
 
-double bench_read_gb_s(int threads, const void *data, size_t bytes)
+double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clock)(void))
 {
     struct read_job job = {.data = data, .avx512 = exec_isa_supported(MLL_ISA_AVX512)};
     size_t blocks = bytes / READ_BLOCK;
-    double start = bench_seconds();
+    double start = clock();
     par_for(threads, blocks, read_part, &job);
-    double seconds = bench_seconds() - start;
+    double seconds = clock() - start;
     volatile uint64_t sink = 0;
     for (int i = 0; i < 64; i++)
         sink += job.sums[i];

@@ -7,6 +7,8 @@
 #include <stdint.h>
 
 double bench_seconds(void); /* monotonic */
+/* CPU time of the calling thread: what one thread needs, whatever else the machine does. */
+double bench_thread_seconds(void);
 
 /* Order statistics; nearest rank. */
 struct bench_stats {
@@ -19,8 +21,8 @@ struct bench_stats bench_stats(double *values, size_t n); /* sorts values */
 void *bench_weights(size_t bytes, uint64_t seed);
 
 /* Reads data once with the given threads (AVX-512 loads where the CPU has them), each thread one
- * contiguous part as in par_for; returns GB/s (1e9). */
-double bench_read_gb_s(int threads, const void *data, size_t bytes);
+ * contiguous part as in par_for; returns GB/s (1e9) by the given clock. */
+double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clock)(void));
 /* Bytes that such a read should at least touch, so that no cache helps. */
 #define BENCH_READ_BYTES ((size_t)1 << 31)
 

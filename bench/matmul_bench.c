@@ -1,13 +1,13 @@
 /* matmul_bench.c - times op_matmul on request, so that a peer can be measured in turn with it.
  *
- *     matmul_bench THREADS
+ *     matmul_bench THREADS [--cpu-time]
  *
  * One request a line on stdin, one line of answer:
  *     matmul f32|bf16 N ROWS COLS   seconds of y = x W^T, W bf16, in that arithmetic
  *     read                          GB/s of reading the memory that `decode` uses (>= 2 GB)
  *     decode f32|bf16 N             seconds and weight bytes of all matrices of one step of N
  *                                   rows through a 1B-like decoder: 16 layers, bf16, 2.5 GB
- * bench/peers/torch_matmul.py drives it. */
+ * bench/peers/torch_matmul.py drives it. --cpu-time counts CPU time of the one thread. */
 #include "bench.h"
 #include "ops.h"
 
@@ -24,6 +24,7 @@ static const int head_shape[2] = {128256, 2048};
 
 struct bench {
     struct mll_exec *f32, *bf16; /* bf16 NULL where the CPU has no dot instruction */
+    double (*clock)(void);
     int threads;
     int n, rows, cols; /* of the matrices below */
     void *w;
@@ -57,9 +58,9 @@ static bool prepare(struct bench *b, int n, int rows, int cols)
 static double time_matmul(struct bench *b, struct mll_exec *ex)
 {
     struct mat w = {.data = b->w, .dtype = MLL_DTYPE_BF16, .rows = b->rows, .cols = b->cols};
-    double start = bench_seconds();
+    double start = b->clock();
     op_matmul(ex, b->y, b->x, &w, NULL, b->n);
-    return bench_seconds() - start;
+    return b->clock() - start;
 }
 
 static size_t shape_bytes(const int shape[2])
@@ -81,14 +82,14 @@ static bool prepare_decoder(struct bench *b)
 static double time_decode(struct bench *b, struct mll_exec *ex, int n)
 {
     const unsigned char *data = b->decoder;
-    double start = bench_seconds();
+    double start = b->clock();
     for (int i = 0; i <= LAYERS * MATRICES; i++) {
         const int *shape = i < LAYERS * MATRICES ? layer_shapes[i % MATRICES] : head_shape;
         struct mat w = {.data = data, .dtype = MLL_DTYPE_BF16, .rows = shape[0], .cols = shape[1]};
         op_matmul(ex, b->y, b->x, &w, NULL, n);
         data += shape_bytes(shape);
     }
-    return bench_seconds() - start;
+    return b->clock() - start;
 }
 
 /* Answers one line; false where memory ran out. */
@@ -99,7 +100,7 @@ static bool answer(struct bench *b, const char *line)
     if (strncmp(line, "read", 4) == 0) {
         if (!prepare_decoder(b))
             return false;
-        printf("%.9g\n", bench_read_gb_s(b->threads, b->decoder, b->decoder_bytes));
+        printf("%.9g\n", bench_read_gb_s(b->threads, b->decoder, b->decoder_bytes, b->clock));
     } else if (sscanf(line, "matmul %7s %d %d %d", kind, &n, &rows, &cols) == 4 && n > 0 &&
                n <= 1 << 16 && rows > 0 && rows <= 1 << 18 && cols > 0 && cols <= 1 << 15) {
         struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
@@ -119,12 +120,14 @@ static bool answer(struct bench *b, const char *line)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.threads = argc > 1 ? atoi(argv[1]) : 0};
+    bool cpu_time = argc == 3 && strcmp(argv[2], "--cpu-time") == 0;
+    struct bench b = {.threads = argc > 1 ? atoi(argv[1]) : 0,
+                      .clock = cpu_time ? bench_thread_seconds : bench_seconds};
     struct mll_error err;
     const size_t scratch = (size_t)1 << 28;
     char line[128];
-    if (argc != 2 || b.threads < 1) {
-        fputs("usage: matmul_bench THREADS\n", stderr);
+    if (argc != 2 + cpu_time || b.threads < 1 || (cpu_time && b.threads != 1)) {
+        fputs("usage: matmul_bench THREADS | 1 --cpu-time\n", stderr);
         return 64;
     }
     if (exec_open_cpu(&b.f32, b.threads, MLL_ISA_AUTO, false, scratch, &err) != MLL_OK) {

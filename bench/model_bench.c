@@ -66,7 +66,8 @@ static enum mll_status repeat(struct run *r, int i, double bytes, struct mll_err
     for (int k = 0; k < r->tokens; k++)
         MLL_TRY(feed_and_step(r, &ids[k], 1, err));
     double end = bench_seconds();
-    r->read[i] = bench_read_gb_s(exec_threads(r->engine->exec), r->read_memory, BENCH_READ_BYTES);
+    r->read[i] = bench_read_gb_s(exec_threads(r->engine->exec), r->read_memory, BENCH_READ_BYTES,
+                                 bench_seconds);
     r->prefill[i] = r->prompt / (middle - start);
     r->decode[i] = r->tokens / (end - middle);
     r->share[i] = bytes * r->decode[i] * 1e-9 / r->read[i];

@@ -2,9 +2,11 @@
 """op_matmul beside torch.nn.functional.linear: same shapes, same threads, call by call in turn.
 
     bench/peers/torch_matmul.py BUILD/bench/matmul_bench OUT [--threads 2] [--repeats 9]
+        [--cpu-time]
 
 Writes OUT.json and OUT.md. Also the matrices of one decode step (memory bound) beside a read of the
-same memory. Each repetition runs every contender once; medians, p10 and p90 over repetitions.
+same memory. Each repetition runs every contender once; medians, p10 and p90 over repetitions. --cpu-time: one thread
+each, timed by its CPU time: for machines that are never quiet.
 """
 import argparse
 import datetime
@@ -26,8 +28,9 @@ PAUSE = 0.02  # until the other side's idle threads sleep
 
 
 class Ours:
-    def __init__(self, program, threads):
-        self.child = subprocess.Popen([program, str(threads)], stdin=subprocess.PIPE,
+    def __init__(self, program, threads, cpu_time):
+        option = ["--cpu-time"] if cpu_time else []
+        self.child = subprocess.Popen([program, str(threads)] + option, stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, text=True)
 
     def ask(self, request):
@@ -43,21 +46,21 @@ def stats(values):
     return {"median": statistics.median(v), "p10": pick(0.1), "p90": pick(0.9)}
 
 
-def torch_seconds(x, w):
+def torch_seconds(x, w, clock):
     time.sleep(PAUSE)
-    start = time.perf_counter()
+    start = clock()
     torch.nn.functional.linear(x, w)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def matmul_row(ours, shape, kind, repeats):
+def matmul_row(ours, shape, kind, repeats, clock):
     n, rows, cols = shape
     x = torch.rand(n, cols).sub_(0.5).to(DTYPES[kind])
     w = torch.rand(rows, cols).sub_(0.5).to(DTYPES[kind])
     mine, theirs, share = [], [], []
     for i in range(repeats + 1):
         a = ours.ask(f"matmul {kind} {n} {rows} {cols}")[0]
-        b = torch_seconds(x, w)
+        b = torch_seconds(x, w, clock)
         if i > 0 and a > 0:
             mine.append(2e-9 * n * rows * cols / a)
             theirs.append(2e-9 * n * rows * cols / b)
@@ -94,7 +97,7 @@ def write_markdown(path, out):
     show = lambda s, digits: f"{s['median']:.{digits}f} ({s['p10']:.{digits}f}-{s['p90']:.{digits}f})"
     with open(path, "w") as f:
         f.write(f"{out['cpu']}, {out['threads']} threads, torch {out['torch']}, {out['date']}, "
-                f"commit {out['commit']}; median (p10-p90) of {out['repeats']} repetitions in turn\n\n"
+                f"commit {out['commit']}, {out['clock']}; median (p10-p90) of {out['repeats']} repetitions in turn\n\n"
                 "| n | out | in | compute | GFLOP/s | torch GFLOP/s | share of torch |\n"
                 "|---|---|---|---|---|---|---|\n")
         for r in out["matmul"]:
@@ -114,19 +117,24 @@ def main():
     p.add_argument("out")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--repeats", type=int, default=9)
+    p.add_argument("--cpu-time", action="store_true")
     p.add_argument("--decode-only", action="store_true")
     args = p.parse_args()
+    if args.cpu_time:
+        args.threads = 1
     torch.set_num_threads(args.threads)
-    ours = Ours(args.program, args.threads)
+    ours = Ours(args.program, args.threads, args.cpu_time)
+    clock = time.thread_time if args.cpu_time else time.perf_counter
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                             text=True).stdout.strip()
     out = {"cpu": cpu_name(), "threads": args.threads, "torch": torch.__version__,
-           "date": datetime.date.today().isoformat(), "commit": commit, "repeats": args.repeats}
+           "date": datetime.date.today().isoformat(), "commit": commit, "repeats": args.repeats,
+           "clock": "thread CPU time" if args.cpu_time else "wall"}
     rows = [decode_row(ours, kind, n, args.repeats)
             for kind, n in (("f32", 1), ("bf16", 1), ("f32", 4), ("f32", 8))]
     out["decode"] = [r for r in rows if r]
     with torch.inference_mode():
-        rows = [] if args.decode_only else [matmul_row(ours, shape, kind, args.repeats)
+        rows = [] if args.decode_only else [matmul_row(ours, shape, kind, args.repeats, clock)
                                             for shape in SHAPES for kind in DTYPES]
     out["matmul"] = [r for r in rows if r]
     with open(args.out + ".json", "w") as f:
