@@ -106,14 +106,14 @@ static void read_vision(struct cfg_vision *v, const struct jr_object *o)
     if (v->patch_size > v->image_size)
         jr_defect(o, "patch_size", MLL_ERR_CONFIG_PATCH, "expected at most image_size %d, found %d",
                   v->image_size, v->patch_size);
-    read_aspect_ratios(v, o);
-    read_kept_layers(v, o);
     v->grid = v->image_size / v->patch_size;
     v->patches = v->grid * v->grid;
     v->rows = (v->patches + 1 + 7) / 8 * 8;
-    check_product(o, "image_size", v->max_tiles * (v->patches + 1), v->hidden_size, 1);
+    check_product(o, "image_size", v->max_tiles, v->patches + 1, v->hidden_size);
     check_product(o, "patch_size", v->patch_size, v->patch_size, v->channels);
     check_product(o, "hidden_size", v->hidden_size, 1 + CFG_MAX_KEPT, 1);
+    read_aspect_ratios(v, o);
+    read_kept_layers(v, o);
 }
 
 /* ---- text_config ----------------------------------------------------------------------------- */

@@ -224,6 +224,71 @@ static const struct text_case {
     {MLL_ERR_INDEX_FORM, "expected an object weight_map", INDEX, "\"weight_map\"", "\"weights\""},
 };
 
+/* More ways to the same defects. */
+static const struct text_case variants[] = {
+    {MLL_ERR_CONFIG_TYPE, "expected an object, found an array", CONFIG, "\"vision_config\": {",
+     "\"vision_config\": [], \"other\": {"},
+    {MLL_ERR_CONFIG_KEY, "text_config: expected an object, found no such key", CONFIG,
+     "\"text_config\": {", "\"other\": {"},
+    {MLL_ERR_CONFIG_TYPE, "expected an array of integers, found an integer", CONFIG,
+     "\"cross_attention_layers\": [1]", "\"cross_attention_layers\": 1"},
+    {MLL_ERR_CONFIG_TYPE, "expected integers, found a real number", CONFIG,
+     "\"cross_attention_layers\": [1]", "\"cross_attention_layers\": [1.0]"},
+    {MLL_ERR_CONFIG_TYPE, "expected a number, found a string", CONFIG, "\"rms_norm_eps\": 1e-05",
+     "\"rms_norm_eps\": \"small\""},
+    {MLL_ERR_CONFIG_TYPE, "expected a string, found true", CONFIG, "\"gelu\"", "true"},
+    {MLL_ERR_CONFIG_TYPE, "expected true or false, found an integer", CONFIG, "\"rms_norm_eps\"",
+     "\"tie_word_embeddings\": 1, \"rms_norm_eps\""},
+    {MLL_ERR_CONFIG_TYPE, "expected an array of pairs, found an object", CONFIG,
+     "\"norm_eps\": 1e-05}}", "\"supported_aspect_ratios\": {}}}"},
+    {MLL_ERR_CONFIG_VALUE, "tie_word_embeddings: expected false", CONFIG, "\"rms_norm_eps\"",
+     "\"tie_word_embeddings\": true, \"rms_norm_eps\""},
+    {MLL_ERR_CONFIG_KEPT_LAYER, "expected distinct layers, found 0 twice", CONFIG, "[0]", "[0, 0]"},
+    {MLL_ERR_CONFIG_KEY, "expected at least one layer, found none", CONFIG, "[0]", "[]"},
+    {MLL_ERR_CONFIG_KEPT_LAYER, "expected 0 to 1, found -1", CONFIG, "[0]", "[-1]"},
+    {MLL_ERR_CONFIG_CROSS_LAYER, "expected distinct layers, found 1 twice", CONFIG, "[1]",
+     "[1, 1]"},
+    {MLL_ERR_CONFIG_KEY, "cross_attention_layers: expected at least one", CONFIG, "[1]", "[]"},
+    {MLL_ERR_CONFIG_HEADS, "num_key_value_heads: expected a divisor", CONFIG,
+     "\"num_key_value_heads\": 1", "\"num_key_value_heads\": 3"},
+    {MLL_ERR_CONFIG_HEADS, "expected an even share", CONFIG, "\"num_attention_heads\": 2",
+     "\"num_attention_heads\": 8"},
+    {MLL_ERR_CONFIG_HEADS, "head_dim: expected hidden_size / heads = 4, found 8", CONFIG,
+     "\"rms_norm_eps\"", "\"head_dim\": 8, \"rms_norm_eps\""},
+    {MLL_ERR_CONFIG_TOO_LARGE, "elements a row", CONFIG,
+     "\"image_size\": 28, \"patch_size\": 14,\n  \"num_channels\": 3, \"max_num_tiles\": 4",
+     "\"image_size\": 16384, \"patch_size\": 1, \"max_num_tiles\": 16"},
+    {MLL_ERR_CONFIG_TOO_LARGE, "too big integer", CONFIG, "\"vocab_size\": 264",
+     "\"vocab_size\": 99999999999999999999"},
+    {MLL_ERR_CONFIG_ROPE, "expected an object or null, found an integer", CONFIG,
+     "\"rope_scaling\": {", "\"rope_scaling\": 1, \"other\": {"},
+    {MLL_ERR_CONFIG_ROPE, "partial_rotary_factor: expected 1, found 0.5", CONFIG, "\"factor\": 8.0",
+     "\"factor\": 8.0, \"partial_rotary_factor\": 0.5"},
+    {MLL_ERR_CONFIG_ROPE, "factor: expected a number, found none", CONFIG, "\"factor\": 8.0,", ""},
+    {MLL_ERR_CONFIG_ROPE, "expected low_freq_factor < high_freq_factor, found 1 and 1", CONFIG,
+     "\"high_freq_factor\": 4.0", "\"high_freq_factor\": 1.0"},
+    {MLL_ERR_CONFIG_TOKEN_ID, "expected at most 16 entries, found 17", CONFIG, "[258, 259]",
+     "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]"},
+    {MLL_ERR_QUANT_METHOD, "found \"bitsandbytes\"", CONFIG, "{\"model_type\"",
+     "{\"quantization_config\": {\"load_in_4bit\": true}, \"model_type\""},
+    {MLL_ERR_CONFIG_TOKEN_ID, "generation_config.json: eos_token_id: expected an array",
+     "generation_config.json", "[258, 259]", "\"end\""},
+    {MLL_ERR_PREPROCESS_VALUE, "do_resize, do_pad: expected true", "preprocessor_config.json",
+     "\"do_rescale\": true", "\"do_resize\": false"},
+    {MLL_ERR_PREPROCESS_VALUE, "size.width: expected the height 28, found 29",
+     "preprocessor_config.json", "\"width\": 28", "\"width\": 29"},
+    {MLL_ERR_PREPROCESS_VALUE, "image_mean: expected 3 numbers", "preprocessor_config.json",
+     "0.48145466, ", ""},
+    {MLL_ERR_PREPROCESS_MISMATCH, "found 224 and 4", "preprocessor_config.json", "\"size\"",
+     "\"crop\""},
+    {MLL_ERR_INDEX_FORM, "expected a file name, found no string", INDEX,
+     "\"language_model.lm_head.weight\": \"model-00002-of-00002.safetensors\"",
+     "\"language_model.lm_head.weight\": 2"},
+    {MLL_ERR_FORMAT_PICKLE, "found 'pytorch_model.bin'", INDEX,
+     "\"language_model.lm_head.weight\": \"model-00002-of-00002.safetensors\"",
+     "\"language_model.lm_head.weight\": \"pytorch_model.bin\""},
+};
+
 static const struct text_case tokenizer_cases[] = {
     {MLL_ERR_IMAGE_TOKEN_TOKENIZER, "expected <|image|> to be config.json's image_token_index 264",
      TOKENIZER, "\"id\": 264", "\"id\": 265"},
@@ -251,6 +316,7 @@ static void run_text_cases(const struct text_case *cases, size_t n, bool loads)
 Test(damaged, configuration)
 {
     run_text_cases(text_cases, sizeof text_cases / sizeof *text_cases, true);
+    run_text_cases(variants, sizeof variants / sizeof *variants, true);
 }
 
 Test(damaged, tokenizer)
@@ -354,25 +420,25 @@ static void no_second_shard(const struct fixture *f)
     fixture_delete(f, "model-00002-of-00002.safetensors");
 }
 
-static void patch_first_element(const struct fixture *f, const char bytes[2])
+static void patch_first_element(const struct fixture *f, const char *bytes, size_t width)
 {
     size_t size, header = 0;
     char *text = fixture_read(f, "model.safetensors", &size);
     for (int i = 7; i >= 0; i--)
         header = header << 8 | (uint8_t)text[i];
-    memcpy(text + 8 + header, bytes, 2);
+    memcpy(text + 8 + header, bytes, width);
     fixture_write(f, "model.safetensors", text, size);
     free(text);
 }
 
 static void put_nan(const struct fixture *f)
 {
-    patch_first_element(f, "\xc0\x7f");
+    patch_first_element(f, "\xc0\x7f", 2);
 }
 
 static void put_inf(const struct fixture *f)
 {
-    patch_first_element(f, "\x80\xff");
+    patch_first_element(f, "\x80\xff", 2);
 }
 
 static struct st_spec *find_spec(struct st_spec *specs, size_t n, const char *name)
@@ -539,6 +605,49 @@ Test(damaged, every_defect_has_a_code_of_its_own)
             cr_expect_neq(all[i], all[k], "%s stands twice", mll_status_name(all[i]));
             cr_expect_str_neq(mll_status_name(all[i]), mll_status_name(all[k]));
         }
+}
+
+static void all_f32(struct st_spec *specs, size_t *n, int shard)
+{
+    (void)shard;
+    for (size_t i = 0; i < *n; i++)
+        specs[i].dtype = ST_DTYPE_F32;
+}
+
+static void all_f16(struct st_spec *specs, size_t *n, int shard)
+{
+    (void)shard;
+    for (size_t i = 0; i < *n; i++)
+        specs[i].dtype = ST_DTYPE_F16;
+}
+
+/* Each dtype has its own bits for NaN, infinity and the largest finite number. */
+Test(damaged, deep_knows_the_bits_of_every_dtype)
+{
+    static const struct {
+        fixture_edit *edit;
+        size_t width;
+        const char *bits;
+        enum mll_status want;
+    } cases[] = {
+        {all_f32, 4, "\1\0\x80\x7f", MLL_ERR_WEIGHT_NAN},
+        {all_f32, 4, "\0\0\x80\xff", MLL_ERR_WEIGHT_INF},
+        {all_f32, 4, "\xff\xff\x7f\x7f", MLL_OK},
+        {all_f16, 2, "\1\xfc", MLL_ERR_WEIGHT_NAN},
+        {all_f16, 2, "\0\x7c", MLL_ERR_WEIGHT_INF},
+        {all_f16, 2, "\xff\x7b", MLL_OK},
+        {NULL, 2, "\x81\x7f", MLL_ERR_WEIGHT_NAN},
+        {NULL, 2, "\x7f\x7f", MLL_OK},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fixture f;
+        struct mll_error err;
+        fixture_make(&f, FIXTURE_ONE_FILE, cases[i].edit);
+        patch_first_element(&f, cases[i].bits, cases[i].width);
+        cr_expect_eq(mll_check(f.dir, true, NULL, NULL, &err), cases[i].want, "case %zu", i);
+        cr_expect_eq(mll_check(f.dir, false, NULL, NULL, &err), MLL_OK, "headers alone");
+        fixture_remove(&f);
+    }
 }
 
 /* An incomplete download in the HF cache: links without their blobs. */
