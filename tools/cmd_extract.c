@@ -1,5 +1,6 @@
 /* cmd_extract.c - mllama extract INPUT... [-o OUT]: documents to records, one at a time. */
 #include "batch.h"
+#include "export.h"
 #include "inputs.h"
 #include "journal.h"
 #include "table.h"
@@ -13,8 +14,10 @@
 /* Where the records of a run go. */
 struct sink {
     struct jnl *journal; /* -o FILE; NULL: none */
-    bool lines, table;   /* on stdout */
-    bool marks;          /* the table has ! or ? */
+    enum exp_format format;
+    char *journal_path; /* FILE, or FILE.jsonl where FILE is made from it at the end; owned */
+    bool lines, table;  /* on stdout */
+    bool marks;         /* the table has ! or ? */
 };
 
 struct counts {
@@ -26,7 +29,27 @@ static enum mll_status open_sink(struct sink *sink, const struct args *args, str
     bool to_stdout = !args->output || strcmp(args->output, "-") == 0;
     *sink = (struct sink){.table = args->table || (isatty(STDOUT_FILENO) && !args->json)};
     sink->lines = (to_stdout && !sink->table) || args->json;
-    return to_stdout ? MLL_OK : jnl_open(&sink->journal, args->output, err);
+    if (to_stdout)
+        return MLL_OK;
+    sink->format = exp_format_of(args->output);
+    size_t size = strlen(args->output) + 8;
+    sink->journal_path = malloc(size);
+    if (!sink->journal_path)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "%s", args->output);
+    snprintf(sink->journal_path, size, "%s%s", args->output,
+             sink->format == EXP_JSONL ? "" : ".jsonl");
+    return jnl_open(&sink->journal, sink->journal_path, err);
+}
+
+/* Also after an interruption: what is done is there in the wanted form. */
+static enum mll_status close_sink(struct sink *sink, const struct args *args, struct mll_error *err)
+{
+    enum mll_status status = MLL_OK;
+    if (sink->journal && sink->format != EXP_JSONL)
+        status = exp_write(args->output, sink->journal_path, sink->format, err);
+    jnl_close(sink->journal);
+    free(sink->journal_path);
+    return status;
 }
 
 static enum mll_status put_record(struct sink *sink, const struct doc_record *record,
@@ -164,7 +187,8 @@ int cmd_extract(const struct args *args)
             tool_note("x! is inconsistent with the rest, ?x could not be read as such a field");
         summarise(&counts, &list, tool_seconds() - start);
     }
-    jnl_close(sink.journal);
+    if (close_sink(&sink, args, &err) != MLL_OK && code <= 1)
+        code = tool_fail(&err);
     inp_free(&list);
     batch_free(&batch);
     return code;

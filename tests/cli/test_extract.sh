@@ -87,6 +87,16 @@ check "and stays" sh -c "grep -qx 'my notes' notes"
 check "a full disk" sh -c "'$MLLAMA' extract '$PAGE' -o /dev/full 2>err; [ \$? -eq 74 ]"
 check "a closed pipe" sh -c "{ '$MLLAMA' extract '$SAMPLES' 2>err; echo \$? >code; } | head -c 1 >/dev/null; [ \$(cat code) -eq 74 ]"
 
+cp -r "$SAMPLES" 'sam"ples'
+check "CSV" run 0 extract 'sam"ples' -o out.csv
+check "a spreadsheet reads it" python3 -c "import csv
+rows = list(csv.DictReader(open('out.csv', newline='')))
+assert len(rows) == 12 and rows[0]['file'].startswith('sam\"ples/') and rows[0]['payment_method_status'], rows[0]"
+check "a JSON array" run 0 extract "$SAMPLES" -o out.json
+check "which is one" python3 -c "import json; assert len(json.load(open('out.json'))) == 12"
+check "it is continued too" run 0 extract "$SAMPLES" -o out.json
+check "nothing twice" python3 -c "import json; assert len(json.load(open('out.json'))) == 12"
+
 # interruptions
 head -c 1500 all.jsonl >torn.jsonl
 "$MLLAMA" extract "$SAMPLES" -o torn.jsonl 2>/dev/null
