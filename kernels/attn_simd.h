@@ -275,11 +275,21 @@ struct few {
     float *o; /* (FEW, dim) */
 };
 
+/* The place of the block a chunk behind block b, or of b itself at the end. A head's blocks lie far
+ * apart, too far for the hardware's prefetch: while scores are computed the chunk's values are
+ * fetched, while outputs are computed the keys of the next chunk. */
+SIMD_INLINE size_t few_next(const struct few *f, int b)
+{
+    int next = b + MLL_ATTN_CHUNK / MLL_KV_BLOCK;
+    return attn_block(f->keys, next * MLL_KV_BLOCK < f->end ? next : b);
+}
+
 /* Scores of the keys of block b of the chunk at `first`; unseen keys get -FLT_MAX. */
 SIMD_INLINE void few_scores(struct few *f, float scale, int first, int b, const int nh)
 {
     enum { W = MLL_KV_BLOCK / VF };
-    const float *k = f->keys->k + attn_block(f->keys, first / MLL_KV_BLOCK + b);
+    size_t block = attn_block(f->keys, first / MLL_KV_BLOCK + b);
+    const float *k = f->keys->k + block, *ahead = f->keys->v + block;
     const float *q = f->t->q + f->base;
     vf acc[FEW][W];
 #pragma GCC unroll 4
@@ -288,6 +298,7 @@ SIMD_INLINE void few_scores(struct few *f, float scale, int first, int b, const 
         for (int w = 0; w < W; w++)
             acc[h][w] = vf_set(0);
     for (int d = 0; d < f->keys->dim; d++, k += MLL_KV_BLOCK, q += ATTN_LANES) {
+        _mm_prefetch((const char *)(ahead + d * MLL_KV_BLOCK), _MM_HINT_T0);
 #pragma GCC unroll 2
         for (int w = 0; w < W; w++) {
             vf key = vf_load(k + w * VF);
@@ -316,6 +327,7 @@ SIMD_INLINE void few_output(struct few *f, int d, int first, int from, int to, i
 {
     int dim = f->keys->dim;
     const float *row = f->keys->v + attn_block(f->keys, from / MLL_KV_BLOCK) + d;
+    const float *ahead = f->keys->k + few_next(f, from / MLL_KV_BLOCK) + d;
     vf acc[FEW][4];
     row += (size_t)(from % MLL_KV_BLOCK) * (size_t)dim;
 #pragma GCC unroll 4
@@ -323,10 +335,11 @@ SIMD_INLINE void few_output(struct few *f, int d, int first, int from, int to, i
 #pragma GCC unroll 4
         for (int i = 0; i < nd; i++)
             acc[h][i] = vf_load_n(f->o + h * dim + d + i * VF, nd == 1 ? n : VF);
-    for (int key = from; key < to; key++, row += dim) {
+    for (int key = from; key < to; key++, row += dim, ahead += dim) {
 #pragma GCC unroll 4
         for (int i = 0; i < nd; i++) {
             vf value = vf_load_n(row + i * VF, nd == 1 ? n : VF);
+            _mm_prefetch((const char *)(ahead + i * VF), _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int h = 0; h < nh; h++)
                 acc[h][i] = vf_fma(vf_set(f->score[h][key - first]), value, acc[h][i]);
