@@ -1,13 +1,13 @@
 /* attn_bench.c - times attention on request, so that a peer can be measured in turn with it.
  *
- *     attn_bench THREADS
+ *     attn_bench THREADS [--cpu-time]
  *
  * One request a line on stdin, one line of answer:
  *     vision ROWS HEADS DIM            seconds of op_attn_vision, 7 rows in 1608 being pad rows
  *     prefill N HEADS KV_HEADS DIM     seconds of op_attn over N causal rows of one sequence
  *     decode CTX HEADS KV_HEADS DIM    seconds of op_attn for one row in each of 8 sequences of CTX
  *                                      keys, bytes of K and V, GB/s of reading them beside it
- * bench/peers/torch_attn.py drives it. */
+ * bench/peers/torch_attn.py drives it. --cpu-time counts CPU time of the one thread. */
 #include "bench.h"
 #include "ops.h"
 
@@ -26,6 +26,7 @@ struct shape {
 struct bench {
     struct mll_exec *ex;
     int threads;
+    double (*clock)(void);
     struct shape shape; /* of what is prepared */
     float *q, *k, *v, *y;
     uint8_t *pad;
@@ -89,9 +90,9 @@ static bool prepare(struct bench *b, const struct shape *s)
 static double time_vision(struct bench *b)
 {
     const struct shape *s = &b->shape;
-    double start = bench_seconds();
+    double start = b->clock();
     op_attn_vision(b->ex, b->y, b->q, b->k, b->v, b->pad, s->n, s->heads, s->dim, 0.1f);
-    return bench_seconds() - start;
+    return b->clock() - start;
 }
 
 static double time_paged(struct bench *b, int rows, int seqs)
@@ -102,10 +103,10 @@ static double time_paged(struct bench *b, int rows, int seqs)
         b->k, (char *)b->k + b->kv_bytes / 2, MLL_DTYPE_F32, seqs * blocks, s->kv_heads, s->dim};
     struct kv_table table = {b->index, seqs, blocks};
     const int32_t *seq = b->index + seqs * blocks;
-    double start = bench_seconds();
+    double start = b->clock();
     op_attn(b->ex, b->y, b->q, &pool, &table, seq, seq + rows, seq + 2 * rows, rows, s->heads,
             0.1f);
-    return bench_seconds() - start;
+    return b->clock() - start;
 }
 
 static bool parse(struct shape *s, const char *line)
@@ -147,11 +148,13 @@ static bool answer(struct bench *b, const char *line)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.threads = argc > 1 ? atoi(argv[1]) : 0};
+    bool cpu_time = argc == 3 && strcmp(argv[2], "--cpu-time") == 0;
+    struct bench b = {.threads = argc > 1 ? atoi(argv[1]) : 0,
+                      .clock = cpu_time ? bench_thread_seconds : bench_seconds};
     struct mll_error err;
     char line[128];
-    if (argc != 2 || b.threads < 1) {
-        fputs("usage: attn_bench THREADS\n", stderr);
+    if (argc != 2 + cpu_time || b.threads < 1 || (cpu_time && b.threads != 1)) {
+        fputs("usage: attn_bench THREADS | 1 --cpu-time\n", stderr);
         return 64;
     }
     if (exec_open_cpu(&b.ex, b.threads, MLL_ISA_AUTO, false, (size_t)1 << 28, &err) != MLL_OK) {

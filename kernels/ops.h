@@ -82,8 +82,8 @@ void *exec_alloc(struct mll_exec *ex, size_t bytes);
 size_t exec_mark(const struct mll_exec *ex);
 void exec_release(struct mll_exec *ex, size_t mark);
 size_t exec_peak(const struct mll_exec *ex);
-/* Gives the pages of the arena that nothing is allocated in back to the system, where they are many;
- * they come back when next touched. For after a stage that needs far more than the next. */
+/* Gives the pages of the arena that nothing is allocated in back to the system, where they are
+ * many; they come back when next touched. For after a stage that needs far more than the next. */
 #define EXEC_TRIM_LEAST ((size_t)16 << 20)
 void exec_trim(struct mll_exec *ex);
 

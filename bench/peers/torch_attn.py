@@ -2,10 +2,12 @@
 """Attention beside torch's scaled_dot_product_attention: same shapes, same threads, in turn.
 
     bench/peers/torch_attn.py BUILD/bench/attn_bench OUT [--threads 2] [--repeats 5]
+        [--cpu-time]
 
 Writes OUT.json and OUT.md. Vision and prefill in GFLOP/s (4 rows^2 heads dim, half of it where
 causal) against torch in float32 and bf16; decode in GB/s of K and V against a read of the same
-memory, and against torch. Medians, p10 and p90 over repetitions.
+memory, and against torch. Medians, p10 and p90 over repetitions. --cpu-time: one
+thread each, timed by its CPU time (but for the read): for machines that are never quiet.
 """
 import argparse
 import datetime
@@ -23,19 +25,19 @@ DECODE = [(4096, 32, 8, 128)]
 SEQS = 8  # of a decode, as attn_bench has it
 
 
-def torch_seconds(q, k, v, causal=False):
+def torch_seconds(q, k, v, causal, clock):
     time.sleep(PAUSE)
-    start = time.perf_counter()
+    start = clock()
     torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(ours, request, work, tensors, causal, repeats):
+def measure(ours, request, work, tensors, causal, repeats, clock):
     """work: FLOP or bytes of one call; tensors: {name: (q, k, v)} for torch."""
     mine, read, theirs = [], [], {name: [] for name in tensors}
     for i in range(repeats + 1):
         answer = ours.ask(request)
-        seconds = {name: torch_seconds(*t, causal) for name, t in tensors.items()}
+        seconds = {name: torch_seconds(*t, causal, clock) for name, t in tensors.items()}
         if i > 0:
             mine.append(work / answer[0] * 1e-9)
             read.append(answer[2] if len(answer) > 2 else 0)
@@ -56,7 +58,7 @@ def qkv(seqs, rows, keys, heads, kv_heads, dim, dtypes):
 def write_markdown(path, out):
     show = lambda s: f"{s['median']:.1f} ({s['p10']:.1f}-{s['p90']:.1f})"
     with open(path, "w") as f:
-        f.write(f"{out['cpu']}, {out['threads']} threads, torch {out['torch']}, {out['date']}, "
+        f.write(f"{out['cpu']}, {out['threads']} threads, torch {out['torch']}, {out['date']}, {out['clock']}, "
                 f"commit {out['commit']}; median (p10-p90) of {out['repeats']} repetitions in turn\n\n"
                 "| shape | unit | ours | torch float32 | torch bfloat16 | memory read |\n|---|---|---|---|---|---|\n")
         for r in out["attention"]:
@@ -71,23 +73,27 @@ def main():
     p.add_argument("out")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--cpu-time", action="store_true")
     args = p.parse_args()
+    args.threads = 1 if args.cpu_time else args.threads
+    clock = time.thread_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
-    ours = Ours(args.program, args.threads)
+    ours = Ours(args.program, args.threads, args.cpu_time)
     both, rows = (torch.float32, torch.bfloat16), []
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     with torch.inference_mode():
         for n, h, d in VISION:
             rows.append(measure(ours, f"vision {n} {h} {d}", 4.0 * n * n * h * d, qkv(1, n, n, h, h, d, both), False,
-                                args.repeats))
+                                args.repeats, clock))
         for n, h, kv, d in PREFILL:
             rows.append(measure(ours, f"prefill {n} {h} {kv} {d}", 2.0 * n * n * h * d,
-                                qkv(1, n, n, h, kv, d, both), True, args.repeats))
+                                qkv(1, n, n, h, kv, d, both), True, args.repeats, clock))
         for n, h, kv, d in DECODE:
             rows.append(measure(ours, f"decode {n} {h} {kv} {d}", 8.0 * SEQS * n * kv * d,
-                                qkv(SEQS, 1, n, h, kv, d, both[:1]), False, args.repeats))
+                                qkv(SEQS, 1, n, h, kv, d, both[:1]), False, args.repeats, clock))
     out = {"cpu": cpu_name(), "threads": args.threads, "torch": torch.__version__,
-           "date": datetime.date.today().isoformat(), "commit": commit, "repeats": args.repeats, "attention": rows}
+           "date": datetime.date.today().isoformat(), "commit": commit, "repeats": args.repeats,
+           "clock": "CPU time of one thread" if args.cpu_time else "wall", "attention": rows}
     with open(args.out + ".json", "w") as f:
         json.dump(out, f, indent=1)
         f.write("\n")
