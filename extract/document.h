@@ -16,7 +16,7 @@
 #define DOC_MAX_BYTES ((size_t)256 << 20) /* of an image file */
 /* Below this the least certain field makes the record carry a warning. On rendered receipts of the
  * kind the embedded model was trained on, docs/EXTRACT.md shows what lies above and below. */
-#define DOC_LOW_CONFIDENCE 0.5
+#define DOC_LOW_CONFIDENCE 0.9
 
 struct doc_options {
     const char *question; /* NULL: FLD_QUESTION */

@@ -34,7 +34,7 @@ done
 if [ -n "$missing" ]; then
     sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo"
-    echo "setup: installing with $sudo apt-get:$missing"
+    echo "setup: installing with ${sudo:+$sudo }apt-get:$missing"
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
     export DEBIAN_FRONTEND=noninteractive
