@@ -28,7 +28,7 @@ asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 fuzz: ## every fuzz target for FUZZ_SECONDS each
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
-slow: fuzz ## what CI has no time for: long fuzzing, coverage, valgrind, comparisons with torch
+slow: fuzz ## what CI has no time for: long fuzzing, coverage
 	@scripts/slow.sh
 fmt: ## clang-format over every C file
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
@@ -39,7 +39,9 @@ eval: build ## share of exact fields on N=500 receipts rendered with SEED=7
 	@scripts/eval.sh $(N) $(SEED)
 golden: ## rebuild the golden files (needs torch and transformers, see tests/golden)
 	@for script in tests/golden/make*.py; do python3 $$script || exit 1; done
-bench: build ## op and model benchmarks
-	@build/mllama bench ops && build/mllama bench model
+bench: build ## opening a checkpoint of the 11B's shapes, speed of the embedded model (docs/SPEED.md: all)
+	@cmake --build --preset cpu --target make_checkpoint load_bench model_bench -- --quiet
+	@bench/load.sh build
+	@build/bench/model_bench models/receipts-tiny
 install: build ## the command, libmllama, header, model, man page under PREFIX=/usr/local
 	@cmake --install build --prefix $(PREFIX)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# slow.sh - what takes longer than CI allows: coverage, the comparisons that need torch. The long
-# fuzzing is `make fuzz`, which runs before it. Results go to docs/SPEED.md by hand.
+# slow.sh - what takes longer than CI allows: coverage. The long fuzzing is `make fuzz`, which
+# runs before it; the comparisons that need torch are in bench/peers and tests/golden.
 set -eu
 scripts/setup.sh build test coverage
 dir=build-coverage
