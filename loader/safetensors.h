@@ -853,6 +853,10 @@ static enum st_status st_load_data(struct st_file *f, enum st_mode mode, struct 
         f->map = NULL;
         return st_fail(err, ST_ERR_READ, "cannot map: %s", strerror(errno));
     }
+#ifdef MADV_HUGEPAGE
+    /* A wish: weights are read again and again, and large pages spare page table walks. */
+    madvise(f->map, (size_t)f->file_size, MADV_HUGEPAGE);
+#endif
     f->data = (const uint8_t *)f->map + f->data_start;
     return ST_OK;
 }
