@@ -24,7 +24,7 @@ SHAPES = [  # rows of x, out features, in features
     (512, 4096, 14336), (64, 4096, 4096),
 ]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-PAUSE = 0.02  # until the other side's idle threads sleep
+PAUSE = 0.05  # until the other side's idle threads sleep
 
 
 class Ours:
@@ -34,9 +34,9 @@ class Ours:
                                       stdout=subprocess.PIPE, text=True)
 
     def ask(self, request):
+        time.sleep(PAUSE)
         self.child.stdin.write(request + "\n")
         self.child.stdin.flush()
-        time.sleep(PAUSE)
         return [float(x) for x in self.child.stdout.readline().split()]
 
 
