@@ -67,8 +67,8 @@ enum mll_isa { MLL_ISA_AUTO = 0, MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512 };
 
 /* A CPU exec. threads 0: the cores this process may use. isa other than AUTO forces one form (for
  * tests and benchmarks). bf16: matmuls with bf16 weights round activations to bf16 and use the
- * BF16 dot instruction (matmul_bf16.c has the order). MLL_ERR_DEVICE where this CPU lacks either (exec_isa_supported).
- * scratch_bytes: one arena, allocated here, the only memory the ops use. */
+ * BF16 dot instruction (its order: matmul_bf16.c). MLL_ERR_DEVICE where this CPU lacks either
+ * (exec_isa_supported). scratch_bytes: one arena, allocated here, the only memory the ops use. */
 enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
                               size_t scratch_bytes, struct mll_error *err);
 void exec_close(struct mll_exec *ex); /* NULL allowed */
