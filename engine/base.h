@@ -223,7 +223,7 @@ enum mll_dtype {
     MLL_DTYPE_I32,
     MLL_DTYPE_I8,
     MLL_DTYPE_U8,
-    MLL_DTYPE_NF4, /* 4-bit codes, two a byte, high nibble first; block scales in mat.absmax */
+    MLL_DTYPE_Q4, /* 4-bit codes of a table, two a byte, the high half first (mat.blocks) */
 };
 
 /* a * b and a + b; false where the result does not fit. */

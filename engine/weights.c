@@ -274,7 +274,7 @@ size_t weights_mat_bytes(const struct mat *mat)
     case MLL_DTYPE_I8:
     case MLL_DTYPE_U8:
         return n;
-    case MLL_DTYPE_NF4:
+    case MLL_DTYPE_Q4:
         return n / 2 + n % 2;
     }
     return 0;

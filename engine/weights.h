@@ -114,7 +114,7 @@ bool weights_next(struct weights_entry *entry, const struct cfg *cfg);
 struct mat *weights_field(struct weights *weights, const struct weights_entry *entry);
 /* The tensor of a checkpoint that an entry names, under either name; NULL where there is none. */
 const struct st_tensor *weights_find(const struct weights_entry *entry, const struct ckpt *ckpt);
-/* Bytes of one matrix as stored (NF4: codes only). */
+/* Bytes of one matrix as stored (Q4, I8: codes only). */
 size_t weights_mat_bytes(const struct mat *mat);
 
 #endif

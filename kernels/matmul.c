@@ -5,8 +5,8 @@
 
 #include <math.h>
 
-#include "half.h"
 #include "par.h"
+#include "quant.h"
 
 /* Up to this many rows of x, w is read where it lies; above, packing it pays. */
 enum { DIRECT_ROWS = 24 };
@@ -27,11 +27,11 @@ static float dot(const float *x, const struct mat *w, size_t row)
     float lane[MATMUL_LANES] = {0};
     size_t cols = (size_t)w->cols;
     for (size_t k = 0; k < cols; k++)
-        lane[k % 16] = fmaf(x[k], weight_at(w->data, w->dtype, row * cols + k), lane[k % 16]);
+        lane[k % 16] = fmaf(x[k], quant_unscaled(w, row * cols + k), lane[k % 16]);
     for (int apart = 8; apart > 0; apart /= 2)
         for (int i = 0; i < apart; i++)
             lane[i] += lane[i + apart];
-    return lane[0];
+    return quant_scale(w, row, lane[0]);
 }
 
 static void plain_rows(void *arg, size_t begin, size_t end, int thread)
@@ -52,6 +52,8 @@ static void plain_rows(void *arg, size_t begin, size_t end, int thread)
 
 static const struct matmul_form *form_of(const struct mll_exec *ex, enum mll_dtype dtype)
 {
+    if (quant_is_coded(dtype))
+        return NULL;
 #if defined(__x86_64__)
     if (ex->bf16 && dtype == MLL_DTYPE_BF16)
         return &matmul_avx512_bf16;

@@ -47,6 +47,25 @@ static bool is_matrix(const struct mat *m)
     return m != NULL && m->data != NULL && is_float(m->dtype) && m->rows > 0 && m->cols > 0;
 }
 
+/* A 4-bit weight's blocks, of a size that bitsandbytes knows. */
+static bool is_blocks(const struct mat_blocks *b)
+{
+    return b != NULL && b->block >= 32 && b->block <= 4096 && (b->block & (b->block - 1)) == 0 &&
+           is_float(b->rounded) &&
+           (b->absmax != NULL ||
+            (b->codes != NULL && b->nested_absmax != NULL && b->nested_map != NULL));
+}
+
+/* What op_matmul multiplies by: a matrix, or a quantised one with all that belongs to it. */
+static bool is_weight(const struct mat *m)
+{
+    if (is_matrix(m))
+        return true;
+    return m != NULL && m->data != NULL && m->rows > 0 && m->cols > 0 &&
+           (m->dtype == MLL_DTYPE_I8 ? m->scale != NULL
+                                     : m->dtype == MLL_DTYPE_Q4 && is_blocks(m->blocks));
+}
+
 static bool is_vector(const struct mat *m, int cols)
 {
     return is_matrix(m) && m->rows == 1 && m->cols == cols;
@@ -151,7 +170,7 @@ void op_gelu(struct mll_exec *ex, float *y, const float *x, size_t n)
 void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                const struct mat *bias, int n)
 {
-    CHECK(n >= 0 && is_matrix(w), "n %d", n);
+    CHECK(n >= 0 && is_weight(w), "n %d", n);
     CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols);
     if (n == 0)
         return;

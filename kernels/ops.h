@@ -33,11 +33,38 @@ extern "C" {
 
 struct mll_exec; /* opaque to stages: device, stream or threads, scratch, fault record */
 
-/* A weight as stored. absmax is NULL but for quantised dtypes. A vector has rows 1. data may have
- * any alignment. */
+/* The absmax of a 4-bit weight, as bitsandbytes stores them: the elements in row-major order fall
+ * into blocks of `block`, whatever the rows; the last one may be short. Block i has absmax[i], or
+ * where it is double-quantised
+ *   nested_map[codes[i]] * nested_absmax[i / MLL_NESTED_BLOCK] + nested_offset
+ * rounded to float32 twice (no fused multiply-add). Pointers are aligned for their types. */
+#define MLL_NESTED_BLOCK 256
+
+struct mat_blocks {
+    const float *absmax;        /* (blocks), or NULL where double-quantised */
+    const uint8_t *codes;       /* (blocks), or NULL as the next two are */
+    const float *nested_absmax; /* (blocks / MLL_NESTED_BLOCK, rounded up) */
+    const float *nested_map;    /* (256) */
+    float nested_offset;
+    float values[16];       /* that the codes stand for: NF4's or FP4's */
+    int block;              /* a power of two, 32 to 4096 */
+    enum mll_dtype rounded; /* the weights are rounded to this dtype; F32: as they are */
+};
+
+/* A weight as stored. A vector has rows 1. data may have any alignment; scale and blocks are NULL
+ * but where said. This struct and blocks are host memory, what their pointers name is the device's.
+ *   F32, F16, BF16   element i                                      (F16 with scale: see below)
+ *   I8               code[i] * scale[row] * MLL_INT8_STEP           bitsandbytes' LLM.int8, SCB
+ *   Q4               rounded(values[code[i]] * absmax of block i / block)         NF4 and FP4
+ * products in float32, from left to right. Element i of Q4 is the high half of byte i / 2 where i
+ * is even, else the low half. F16 with scale (the CUDA backend's rows, a power of two each):
+ * element i times scale[row]. */
+#define MLL_INT8_STEP 7.874015718698502e-3f /* 1 / 127, as bitsandbytes writes it */
+
 struct mat {
     const void *data;
-    const float *absmax;
+    const float *scale; /* (rows) */
+    const struct mat_blocks *blocks;
     enum mll_dtype dtype;
     int rows, cols; /* (out features, in features) */
 };
@@ -122,8 +149,9 @@ void op_gelu(struct mll_exec *ex, float *y, const float *x, size_t n);
 
 /* ---- matmul ---------------------------------------------------------------------------------- */
 
-/* y[r][o] = dot(x[r], w[o]) + bias[o].  y (n, w.rows), x (n, w.cols); bias NULL for none.
- * F32, F16 and BF16 weights.   HF: nn.Linear */
+/* y[r][o] = dot(x[r], w[o]) + bias[o].  y (n, w.rows), x (n, w.cols); bias NULL for none. An I8 row
+ * is multiplied by its codes: dot(x[r], code[o]) * scale[o] * MLL_INT8_STEP + bias[o].
+ * HF: nn.Linear, bitsandbytes' Linear4bit and Linear8bitLt (activations are never quantised) */
 void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                const struct mat *bias, int n);
 
