@@ -1,6 +1,6 @@
 # Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help setup build demo test asan fuzz slow fmt check eval golden bench install
+.PHONY: help setup build cuda demo test asan fuzz slow fmt check eval golden bench install
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 N ?= 500
 SEED ?= 7
@@ -8,13 +8,13 @@ PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 3600
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 setup: ## install the packages that are missing (apt; sudo when not root)
 	@scripts/setup.sh build
-build: setup ## build/mllama
-	@mkdir -p build && { cmake --preset cpu >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }; }
-	@[ -x build/mllama ] || echo "building build/mllama (a minute or so)"
-	@cmake --build --preset cpu --target mllama libmllama -- --quiet
+build: setup ## build/mllama; for this machine's GPUs too, where nvcc is
+	@scripts/build.sh cpu
+cuda: setup ## build-cuda/mllama, for every GPU architecture (needs nvcc)
+	@scripts/build.sh cuda
 demo: build ## read the shipped receipts with the embedded model: a table, and JSON lines
 	@rm -f build/demo.jsonl
 	@build/mllama extract models/samples --table -o build/demo.jsonl
@@ -31,7 +31,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each
 slow: fuzz ## what CI has no time for: long fuzzing, coverage
 	@scripts/slow.sh
 fmt: ## clang-format over every C file
-	@git ls-files '*.c' '*.h' | xargs clang-format -i
+	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
 check: ## formatting and the rules that protect the architecture
 	@tests/style/check.sh
 eval: build ## share of exact fields on N=500 receipts rendered with SEED=7

@@ -14,7 +14,7 @@ target_include_directories(libmllama INTERFACE
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/mllama>
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/engine>)
 target_link_libraries(libmllama PRIVATE PkgConfig::JANSSON PNG::PNG JPEG::JPEG m
-  $<$<BOOL:${OpenMP_C_FOUND}>:OpenMP::OpenMP_C>)
+  $<$<BOOL:${OpenMP_C_FOUND}>:OpenMP::OpenMP_C> $<$<BOOL:${MLL_WITH_CUDA}>:CUDA::cudart_static>)
 if(MLL_SANITIZE)
   target_link_options(libmllama PRIVATE -fsanitize=${MLL_SANITIZE})
 endif()
@@ -28,6 +28,10 @@ configure_package_config_file(cmake/mllamaConfig.cmake.in mllamaConfig.cmake
 write_basic_package_version_file(mllamaConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 # found from where the file lies, so that an installed tree can be moved
 file(RELATIVE_PATH pc_to_prefix /x/${CMAKE_INSTALL_LIBDIR}/pkgconfig /x)
+set(pc_cuda_libs "")
+if(MLL_WITH_CUDA)
+  set(pc_cuda_libs "${CUDA_cudart_static_LIBRARY} -ldl -lrt -lpthread")
+endif()
 configure_file(cmake/mllama.pc.in mllama.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/mllamaConfig.cmake
   ${PROJECT_BINARY_DIR}/mllamaConfigVersion.cmake DESTINATION ${package})
