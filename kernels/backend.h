@@ -7,9 +7,11 @@
 #ifndef MLL_BACKEND_H
 #define MLL_BACKEND_H
 
-#include <stdatomic.h>
-
 #include "ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* X(op, parameters): every op with its parameter list behind the exec. */
 #define MLL_OP_LIST(X)                                                                             \
@@ -50,28 +52,63 @@ struct op_table {
     size_t (*matmul_scratch)(const struct mll_exec *ex, int n, int cols);
     size_t (*attn_scratch)(const struct mll_exec *ex, int n, int heads, int head_dim);
     size_t (*attn_vision_scratch)(const struct mll_exec *ex, int rows, int heads, int head_dim);
+    /* the exec itself; ops.h has the contracts */
+    void (*close)(struct mll_exec *ex);
+    void (*trim)(struct mll_exec *ex);
+    struct mll_fault (*take_fault)(struct mll_exec *ex);
+    enum mll_status (*take_error)(struct mll_exec *ex, struct mll_error *err);
+    void (*upload)(struct mll_exec *ex, void *device, const void *host, size_t bytes);
+    void (*download)(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+    enum mll_status (*load_weight)(struct mll_exec *ex, struct mat *m, enum weight_use use,
+                                   struct mll_error *err);
 };
 
-#define X(op, ...) void op##_cpu(struct mll_exec *ex, __VA_ARGS__);
+#define X(op, ...)                                   \
+    void op##_cpu(struct mll_exec *ex, __VA_ARGS__); \
+    void op##_cuda(struct mll_exec *ex, __VA_ARGS__);
 MLL_OP_LIST(X)
 #undef X
 size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols);
 size_t attn_scratch_cpu(const struct mll_exec *ex, int n, int heads, int head_dim);
 size_t attn_vision_scratch_cpu(const struct mll_exec *ex, int rows, int heads, int head_dim);
+size_t matmul_scratch_cuda(const struct mll_exec *ex, int n, int cols);
+size_t attn_scratch_cuda(const struct mll_exec *ex, int n, int heads, int head_dim);
+size_t attn_vision_scratch_cuda(const struct mll_exec *ex, int rows, int heads, int head_dim);
 
+/* The exec of the CPU; the head of the exec of a GPU (exec_cuda.h). */
 struct mll_exec {
     const struct op_table *ops;
+    enum mll_phase phase;
+    enum mll_dtype kv_dtype;
+    unsigned char *arena; /* memory of the device */
+    size_t arena_size, used, peak;
+    char describe[96];
+    /* the CPU's own */
     enum mll_isa isa; /* never AUTO */
     bool bf16;
     int threads;
-    unsigned char *arena;
-    size_t arena_size, used, peak;
-    atomic_flag fault_lock;
+    bool fault_lock;
     struct mll_fault fault;
-    char describe[64];
 };
 
-extern const struct op_table op_table_cpu;
+extern const struct op_table op_table_cpu, op_table_cuda;
+
+/* The rows of the table that belong to an exec, in exec.c and exec_cuda.cu. */
+#define EXEC_ROWS(backend)                                                                \
+    .close = close_##backend, .trim = trim_##backend, .take_fault = take_fault_##backend, \
+    .take_error = take_error_##backend, .upload = upload_##backend,                       \
+    .download = download_##backend, .load_weight = load_weight_##backend
+#define EXEC_DECLARE(backend)                                                                      \
+    void close_##backend(struct mll_exec *ex);                                                     \
+    void trim_##backend(struct mll_exec *ex);                                                      \
+    struct mll_fault take_fault_##backend(struct mll_exec *ex);                                    \
+    enum mll_status take_error_##backend(struct mll_exec *ex, struct mll_error *err);              \
+    void upload_##backend(struct mll_exec *ex, void *device, const void *host, size_t bytes);      \
+    void download_##backend(struct mll_exec *ex, void *host, const void *device, size_t bytes);    \
+    enum mll_status load_weight_##backend(struct mll_exec *ex, struct mat *m, enum weight_use use, \
+                                          struct mll_error *err)
+EXEC_DECLARE(cpu);
+EXEC_DECLARE(cuda);
 
 /* Records an index fault; of all those since the last exec_take_fault the lowest stays, compared by
  * op, position, index and bound, so that the record is the same for any thread count. For any
@@ -95,4 +132,7 @@ static inline int exec_threads_for(const struct mll_exec *ex, size_t n)
     return n < 32768 ? 1 : ex->threads;
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -115,19 +115,57 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
     e->isa = isa;
     e->bf16 = bf16;
     e->threads = threads;
-    atomic_flag_clear(&e->fault_lock);
+    e->kv_dtype = MLL_DTYPE_F32;
     snprintf(e->describe, sizeof e->describe, "cpu %s%s, %d thread%s", isa_name(isa),
              bf16 ? " bf16" : "", threads, threads == 1 ? "" : "s");
     *ex = e;
     return MLL_OK;
 }
 
-void exec_close(struct mll_exec *ex)
+void close_cpu(struct mll_exec *ex)
 {
-    if (ex == NULL)
-        return;
     free(ex->arena);
     free(ex);
+}
+
+void exec_close(struct mll_exec *ex)
+{
+    if (ex != NULL)
+        ex->ops->close(ex);
+}
+
+void exec_set_phase(struct mll_exec *ex, enum mll_phase phase)
+{
+    ex->phase = phase;
+}
+
+enum mll_dtype exec_kv_dtype(const struct mll_exec *ex)
+{
+    return ex->kv_dtype;
+}
+
+enum mll_status load_weight_cpu(struct mll_exec *ex, struct mat *m, enum weight_use use,
+                                struct mll_error *err)
+{
+    (void)ex, (void)m, (void)use, (void)err;
+    return MLL_OK;
+}
+
+enum mll_status exec_load_weight(struct mll_exec *ex, struct mat *m, enum weight_use use,
+                                 struct mll_error *err)
+{
+    return ex->ops->load_weight(ex, m, use, err);
+}
+
+enum mll_status take_error_cpu(struct mll_exec *ex, struct mll_error *err)
+{
+    (void)ex, (void)err;
+    return MLL_OK;
+}
+
+enum mll_status exec_take_error(struct mll_exec *ex, struct mll_error *err)
+{
+    return ex->ops->take_error(ex, err);
 }
 
 int exec_threads(const struct mll_exec *ex)
@@ -170,6 +208,11 @@ size_t exec_peak(const struct mll_exec *ex)
 }
 
 void exec_trim(struct mll_exec *ex)
+{
+    ex->ops->trim(ex);
+}
+
+void trim_cpu(struct mll_exec *ex)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t begin = ((uintptr_t)ex->arena + ex->used + page - 1) / page * page;
@@ -217,14 +260,19 @@ static bool fault_less(const struct mll_fault *a, const struct mll_fault *b)
 void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index, int64_t bound)
 {
     struct mll_fault fault = {.op = op, .position = position, .index = index, .bound = bound};
-    while (atomic_flag_test_and_set_explicit(&ex->fault_lock, memory_order_acquire))
+    while (__atomic_test_and_set(&ex->fault_lock, __ATOMIC_ACQUIRE))
         ;
     if (ex->fault.op == OP_NONE || fault_less(&fault, &ex->fault))
         ex->fault = fault;
-    atomic_flag_clear_explicit(&ex->fault_lock, memory_order_release);
+    __atomic_clear(&ex->fault_lock, __ATOMIC_RELEASE);
 }
 
 struct mll_fault exec_take_fault(struct mll_exec *ex)
+{
+    return ex->ops->take_fault(ex);
+}
+
+struct mll_fault take_fault_cpu(struct mll_exec *ex)
 {
     struct mll_fault fault = ex->fault;
     ex->fault = (struct mll_fault){.op = OP_NONE};
@@ -233,14 +281,24 @@ struct mll_fault exec_take_fault(struct mll_exec *ex)
 
 void exec_upload(struct mll_exec *ex, void *device, const void *host, size_t bytes)
 {
-    (void)ex;
     if (bytes > 0)
-        memcpy(device, host, bytes);
+        ex->ops->upload(ex, device, host, bytes);
+}
+
+void upload_cpu(struct mll_exec *ex, void *device, const void *host, size_t bytes)
+{
+    (void)ex;
+    memcpy(device, host, bytes);
 }
 
 void exec_download(struct mll_exec *ex, void *host, const void *device, size_t bytes)
 {
-    (void)ex;
     if (bytes > 0)
-        memcpy(host, device, bytes);
+        ex->ops->download(ex, host, device, bytes);
+}
+
+void download_cpu(struct mll_exec *ex, void *host, const void *device, size_t bytes)
+{
+    (void)ex;
+    memcpy(host, device, bytes);
 }

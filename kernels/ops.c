@@ -13,8 +13,33 @@ const struct op_table op_table_cpu = {
     MLL_OP_LIST(X).matmul_scratch = matmul_scratch_cpu,
     .attn_scratch = attn_scratch_cpu,
     .attn_vision_scratch = attn_vision_scratch_cpu,
+    EXEC_ROWS(cpu),
 };
 #undef X
+
+#ifdef MLL_CUDA
+#define X(op, ...) .op = op##_cuda,
+const struct op_table op_table_cuda = {
+    MLL_OP_LIST(X).matmul_scratch = matmul_scratch_cuda,
+    .attn_scratch = attn_scratch_cuda,
+    .attn_vision_scratch = attn_vision_scratch_cuda,
+    EXEC_ROWS(cuda),
+};
+#undef X
+#else
+enum mll_status exec_open_cuda(struct mll_exec **ex, const struct exec_cuda_options *options,
+                               size_t scratch_bytes, struct mll_error *err)
+{
+    *ex = NULL;
+    (void)options, (void)scratch_bytes;
+    return mll_fail(err, MLL_ERR_DEVICE, "this build has no CUDA");
+}
+
+int exec_cuda_devices(void)
+{
+    return 0;
+}
+#endif
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 

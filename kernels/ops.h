@@ -98,6 +98,19 @@ enum mll_isa { MLL_ISA_AUTO = 0, MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512 };
  * (exec_isa_supported). scratch_bytes: one arena, allocated here, the only memory the ops use. */
 enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
                               size_t scratch_bytes, struct mll_error *err);
+/* An exec on a GPU of compute capability 7.0 or more. scratch_bytes as above, on the device.
+ * MLL_ERR_DEVICE: no such device, no driver or one too old, an architecture this build has no code
+ * for, or a build without CUDA; MLL_ERR_NO_MEMORY with what was needed and what is free. */
+struct exec_cuda_options {
+    int device;        /* 0: the first */
+    bool debug_sync;   /* wait behind every kernel, so that an error names it */
+    bool debug_bounds; /* an index out of range traps at once, as the frameworks' assert does */
+};
+enum mll_status exec_open_cuda(struct mll_exec **ex, const struct exec_cuda_options *options,
+                               size_t scratch_bytes, struct mll_error *err);
+/* How many GPUs exec_open_cuda could be asked for; 0 in a build without CUDA. */
+int exec_cuda_devices(void);
+
 void exec_close(struct mll_exec *ex); /* NULL allowed */
 bool exec_isa_supported(enum mll_isa isa);
 int exec_threads(const struct mll_exec *ex);
@@ -114,8 +127,25 @@ size_t exec_peak(const struct mll_exec *ex);
 #define EXEC_TRIM_LEAST ((size_t)16 << 20)
 void exec_trim(struct mll_exec *ex);
 
+/* Prompt rows or single tokens: which family of kernels the matmuls and attentions that follow use.
+ * Results within a family do not depend on how many rows there are. The CPU has one family. */
+enum mll_phase { MLL_PREFILL = 0, MLL_DECODE };
+void exec_set_phase(struct mll_exec *ex, enum mll_phase phase);
+/* The type of the elements of KV pools. */
+enum mll_dtype exec_kv_dtype(const struct mll_exec *ex);
+
+/* Makes a weight in host memory readable by this exec's ops; m then describes the device's copy,
+ * which the exec owns. On the CPU m stays as it is. On a GPU a matrix becomes fp16 rows, each
+ * divided by a power of two (scale), or keeps its quantised form; a table that is read row by row
+ * keeps its type; a vector becomes float32. */
+enum weight_use { WEIGHT_MATRIX = 0, WEIGHT_TABLE, WEIGHT_VECTOR };
+enum mll_status exec_load_weight(struct mll_exec *ex, struct mat *m, enum weight_use use,
+                                 struct mll_error *err);
+
 /* Returns the fault of the ops since the last call and clears it; also waits for the device. */
 struct mll_fault exec_take_fault(struct mll_exec *ex);
+/* Waits for the device; MLL_ERR_DEVICE where it reported an error, which lasts. */
+enum mll_status exec_take_error(struct mll_exec *ex, struct mll_error *err);
 /* Host <-> device copies, in order with the ops (memcpy on the CPU). */
 void exec_upload(struct mll_exec *ex, void *device, const void *host, size_t bytes);
 void exec_download(struct mll_exec *ex, void *host, const void *device, size_t bytes);
@@ -161,6 +191,7 @@ void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *
  * 16 positions side by side, so that a score loop reads whole vectors:
  *   k (n_blocks, n_kv_heads, head_dim, MLL_KV_BLOCK)
  *   v (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim)                       float32 on the CPU
+ * On a GPU both lie as (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim), in fp16.
  * Blocks are zeroed before their first use. The same pool form serves self and cross attention. */
 #define MLL_KV_BLOCK   16
 #define MLL_ATTN_CHUNK 64

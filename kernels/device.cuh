@@ -1,0 +1,266 @@
+/* device.cuh - what every .cu includes: the language, whether CUDA or the shim, and the pieces that
+ * the kernels share.
+ *
+ * A kernel's source is compiled by nvcc or clang, by NVRTC (no host part, no standard headers) and,
+ * with MLL_SHIM, as C++ for the CPU (tests/cuda_on_cpu). MLL_ARCH is the architecture whose code
+ * path is compiled, 100 * major + 10 * minor; 0 in a host pass.
+ *
+ *   SHARED(T, name, dims)          a __shared__ array, 16-byte aligned
+ *   DYN_SHARED(T, name)            the launch's dynamic shared memory as T *name
+ *   LAUNCH(kernel, grid, block, shared bytes, stream, arguments...) */
+#ifndef MLL_DEVICE_CUH
+#define MLL_DEVICE_CUH
+
+#if defined(MLL_SHIM)
+#include "shim.h"
+#define MLL_ARCH MLL_SHIM
+#else
+#if defined(__CUDACC_RTC__)
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+typedef unsigned long size_t;
+#else
+#include <cuda_runtime.h>
+#include <stdint.h>
+#include <stdio.h>
+#endif
+#include <cuda_fp16.h>
+#if defined(MLL_FORCE_ARCH) && defined(__CUDA_ARCH__)
+#define MLL_ARCH MLL_FORCE_ARCH
+#elif defined(__CUDA_ARCH__)
+#define MLL_ARCH __CUDA_ARCH__
+#else
+#define MLL_ARCH 0
+#endif
+#define SHARED(T, name, dims) __shared__ __align__(16) T name dims
+#define DYN_SHARED(T, name)                                             \
+    extern __shared__ __align__(16) unsigned char mll_dynamic_shared[]; \
+    T *name = (T *)mll_dynamic_shared
+#define LAUNCH(kernel, grid, block, shared, stream, ...) \
+    kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__)
+#endif
+
+#define WARP      32
+#define ALL_LANES 0xffffffffu
+
+/* ---- numbers --------------------------------------------------------------------------------- */
+
+/* A bfloat16 as stored: the upper half of a float32. */
+struct bf16 {
+    uint16_t bits;
+};
+
+__device__ __forceinline__ float widen(float x)
+{
+    return x;
+}
+__device__ __forceinline__ float widen(__half x)
+{
+    return __half2float(x);
+}
+__device__ __forceinline__ float widen(bf16 x)
+{
+    return __uint_as_float((uint32_t)x.bits << 16);
+}
+
+/* The power of two 2^e with 2^-14 <= max / 2^e < 2^15: a row with this largest magnitude, divided
+ * by it, fits fp16 with a bit to spare; 1 for a row of zeros. Not finite: the result is 1. */
+__device__ __forceinline__ float half_scale(float max)
+{
+    uint32_t bits = __float_as_uint(max);
+    int exponent = (int)(bits >> 23 & 255);
+    if (bits == 0 || exponent == 255)
+        return 1.0f;
+    exponent = exponent - 14 < 1 ? 1 : exponent - 14; /* max / 2^e in [2^14, 2^15) */
+    return __uint_as_float((uint32_t)exponent << 23);
+}
+
+/* ---- reductions, in fixed order -------------------------------------------------------------- */
+
+__device__ __forceinline__ float warp_sum(float x)
+{
+#pragma unroll
+    for (int o = WARP / 2; o > 0; o >>= 1)
+        x += __shfl_xor_sync(ALL_LANES, x, o);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x)
+{
+#pragma unroll
+    for (int o = WARP / 2; o > 0; o >>= 1)
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, o));
+    return x;
+}
+
+/* The sum over a block of whole warps, in every thread; part: (WARP) floats of shared memory, free
+ * for others after the next barrier. Every thread of the block calls it. */
+__device__ __forceinline__ float block_sum(float x, float *part)
+{
+    int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = warp_sum(x);
+    __syncthreads(); /* part may still be read by an earlier call */
+    if (threadIdx.x % WARP == 0)
+        part[warp] = x;
+    __syncthreads();
+    float sum = part[0];
+    for (int i = 1; i < warps; i++)
+        sum += part[i];
+    return sum;
+}
+
+__device__ __forceinline__ float block_max(float x, float *part)
+{
+    int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        part[warp] = x;
+    __syncthreads();
+    float max = part[0];
+    for (int i = 1; i < warps; i++)
+        max = fmaxf(max, part[i]);
+    return max;
+}
+
+/* ---- index faults ---------------------------------------------------------------------------- */
+
+/* What an index is checked against. The record is one 64-bit word, all ones where nothing happened:
+ * site (6 bits: the op and which of its bounds), position (26), index (32, biased): the lowest of
+ * all faults stays, by one atomic minimum. The host knows the op and bound of a site
+ * (exec_cuda.h). trap: print what a device assert prints, then end the kernel and the context. */
+struct bounds {
+    unsigned long long *record;
+    uint32_t site;
+    int n;
+    bool trap;
+};
+
+#define FAULT_POSITION_BITS 26
+
+__device__ __forceinline__ bool in_bounds(const struct bounds &b, int64_t position, int index)
+{
+    if (index >= 0 && index < b.n)
+        return true;
+    if (b.trap) {
+        printf("%s:%d: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `index >= 0 && index < "
+               "bound` failed: index %d, bound %d.\n",
+               __FILE__, __LINE__, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y,
+               threadIdx.z, index, b.n);
+#if defined(MLL_SHIM)
+        shim_trap("index out of bounds");
+#else
+        __trap();
+#endif
+    }
+    const int64_t last = (1ll << FAULT_POSITION_BITS) - 1;
+    unsigned long long at = (unsigned long long)(position < last ? position : last);
+    unsigned long long word = (unsigned long long)b.site << (FAULT_POSITION_BITS + 32) | at << 32 |
+                              ((uint32_t)index ^ 0x80000000u);
+    atomicMin(b.record, word);
+    return false;
+}
+
+/* ---- tensor cores, asynchronous copies ------------------------------------------------------- */
+
+/* Four products of (8, 4) by (4, 8), one a quad pair (lanes 4i..4i+3 and 16+4i..16+4i+3); A row-,
+ * B column-major, d += a b in float32. PTX ISA: mma.m8n8k4 with .f16. */
+__device__ __forceinline__ void mma_m8n8k4(float d[8], const uint32_t a[2], const uint32_t b[2])
+{
+#if defined(MLL_SHIM)
+    shim_mma_m8n8k4(d, a, b);
+#elif MLL_ARCH >= 700
+    asm volatile("mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9}, {%10,%11}, {%0,%1,%2,%3,%4,%5,%6,%7};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+                   "+f"(d[6]), "+f"(d[7])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+/* (16, 16) by (16, 8), d += a b in float32, from sm_80. PTX ISA: mma.m16n8k16 with .f16. */
+__device__ __forceinline__ void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+#if defined(MLL_SHIM)
+    shim_mma_m16n8k16(d, a, b);
+#elif MLL_ARCH >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+/* Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8, a
+ * 16-byte aligned row of shared memory. */
+__device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], const void *row)
+{
+#if defined(MLL_SHIM)
+    shim_ldmatrix_x4(r, row);
+#elif MLL_ARCH >= 750
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row)
+{
+#if defined(MLL_SHIM)
+    shim_ldmatrix_x4_trans(r, row);
+#elif MLL_ARCH >= 750
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at));
+#endif
+}
+
+/* Copies bytes (0 to 16) from global to shared memory behind the thread's back and fills up to 16
+ * with zeros; there after the wait for its group and a barrier. Both ends 16-byte aligned. */
+__device__ __forceinline__ void cp_async16(void *shared, const void *global, int bytes)
+{
+#if defined(MLL_SHIM)
+    shim_cp_async16(shared, global, bytes);
+#elif MLL_ARCH >= 800
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes)
+                 : "memory");
+#endif
+}
+
+__device__ __forceinline__ void cp_async_commit(void)
+{
+#if defined(MLL_SHIM)
+    shim_cp_async_commit();
+#elif MLL_ARCH >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+/* Until at most N of the thread's groups are under way. */
+template <int N> __device__ __forceinline__ void cp_async_wait(void)
+{
+#if defined(MLL_SHIM)
+    shim_cp_async_wait(N);
+#elif MLL_ARCH >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+/* 16 bytes of global memory that are read once: past L1, first to leave L2. */
+__device__ __forceinline__ uint4 load_stream16(const void *p)
+{
+#if defined(MLL_SHIM)
+    shim_check_aligned(p, 16);
+#endif
+    return __ldcs((const uint4 *)p);
+}
+
+#endif

@@ -1,0 +1,30 @@
+/* kv.cu - storing keys and values in paged KV memory on the GPU.  Contract: ops.h. A block a row
+ * and head. */
+#include "kv.cuh"
+
+#define KV_THREADS 64
+
+__global__ void __launch_bounds__(KV_THREADS)
+    kv_append_kernel(kv_view kv, const float *k, const float *v, const int32_t *seq,
+                     const int32_t *pos)
+{
+    int row = blockIdx.x, head = blockIdx.y;
+    int64_t to = kv_place(kv, row, seq[row], pos[row], head);
+    size_t from = ((size_t)row * kv.n_kv_heads + head) * kv.head_dim;
+    for (int d = threadIdx.x; to >= 0 && d < kv.head_dim; d += KV_THREADS) {
+        kv.k[to + d] = __float2half_rn(k[from + d]);
+        kv.v[to + d] = __float2half_rn(v[from + d]);
+    }
+}
+
+#ifndef __CUDACC_RTC__
+#include "exec_cuda.h"
+
+void kv_append_cuda(struct mll_exec *ex, struct kv_pool *pool, const float *k, const float *v,
+                    const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)
+{
+    LAUNCH(kv_append_kernel, dim3((unsigned)n, (unsigned)pool->n_kv_heads), dim3(KV_THREADS), 0,
+           stream_of(ex), kv_view_of(ex, pool, table, OP_KV_APPEND, 0), k, v, seq, pos);
+    launched(ex, "kv_append");
+}
+#endif

@@ -1,0 +1,48 @@
+/* kv.cuh - addresses in paged KV memory on the GPU, with their bounds.  Layout: ops.h. */
+#ifndef MLL_KV_CUH
+#define MLL_KV_CUH
+
+#include "device.cuh"
+
+#define KV_BLOCK 16 /* MLL_KV_BLOCK */
+
+/* A pool and a block table as a kernel takes them. */
+struct kv_view {
+    __half *k, *v;
+    const int32_t *blocks;
+    int n_kv_heads, head_dim, max_blocks;
+    bounds seq, position, block;
+};
+
+/* Where position pos of sequence seq lies for one head, in elements; -1 after recording a fault.
+ * row: what a fault of seq or pos names. */
+__device__ __forceinline__ int64_t kv_place(const kv_view &kv, int row, int seq, int pos, int head)
+{
+    if (!in_bounds(kv.seq, row, seq) || !in_bounds(kv.position, row, pos))
+        return -1;
+    int64_t entry = (int64_t)seq * kv.max_blocks + pos / KV_BLOCK;
+    int block = kv.blocks[entry];
+    if (!in_bounds(kv.block, entry, block))
+        return -1;
+    return (((int64_t)block * kv.n_kv_heads + head) * KV_BLOCK + pos % KV_BLOCK) * kv.head_dim;
+}
+
+#ifndef __CUDACC_RTC__
+#include "exec_cuda.h"
+
+static inline struct kv_view kv_view_of(struct mll_exec *ex, const struct kv_pool *pool,
+                                        const struct kv_table *table, enum mll_op op, int slack)
+{
+    struct kv_view kv = {(__half *)pool->k,
+                         (__half *)pool->v,
+                         table->blocks,
+                         pool->n_kv_heads,
+                         pool->head_dim,
+                         table->max_blocks,
+                         bounds_of(ex, op, table->n_seqs),
+                         bounds_of(ex, op, (int64_t)table->max_blocks * MLL_KV_BLOCK + slack),
+                         bounds_of(ex, op, pool->n_blocks)};
+    return kv;
+}
+#endif
+#endif
