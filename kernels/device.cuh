@@ -30,8 +30,8 @@ typedef unsigned long size_t;
 #include <stdio.h>
 #endif
 #include <cuda_fp16.h>
-#if defined(MLL_FORCE_ARCH) && defined(__CUDA_ARCH__)
-#define MLL_ARCH MLL_FORCE_ARCH
+#if defined(MLL_FORCE_ARCH700) && defined(__CUDA_ARCH__) /* Volta's path, on whatever card */
+#define MLL_ARCH 700
 #elif defined(__CUDA_ARCH__)
 #define MLL_ARCH __CUDA_ARCH__
 #else
