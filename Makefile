@@ -1,6 +1,6 @@
 # Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help setup build cuda demo test asan fuzz slow fmt check eval golden bench install
+.PHONY: help setup build cuda sm70 demo test asan fuzz slow fmt check eval golden bench install
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 N ?= 500
 SEED ?= 7
@@ -22,6 +22,9 @@ demo: build ## read the shipped receipts with the embedded model: a table, and J
 test: ## every test
 	@scripts/setup.sh build test
 	@scripts/test.sh cpu
+sm70: ## compile every kernel for sm_70 (V100) with NVRTC 12.9; warnings and spills are errors
+	@scripts/setup.sh nvrtc
+	@scripts/nvrtc.py 70
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/setup.sh build test
 	@scripts/test.sh asan

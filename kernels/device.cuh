@@ -24,6 +24,7 @@ typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
 typedef unsigned long size_t;
+#define INFINITY __int_as_float(0x7f800000)
 #else
 #include <cuda_runtime.h>
 #include <stdint.h>

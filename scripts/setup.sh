@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh GROUP... - installs with apt what a group (build, test, fuzz, style, eval) needs and lacks.
+# setup.sh GROUP... - installs with apt what a group (build, test, fuzz, style, nvrtc, eval ...) needs and lacks.
 # Quiet when everything is there; says what it does otherwise; uses sudo when not root.
 set -eu
 
@@ -13,6 +13,7 @@ for group in "$@"; do
     style) packages="$packages clang-format" ;;
     valgrind) packages="$packages valgrind" ;;
     coverage) packages="$packages gcovr" ;;
+    nvrtc) packages="$packages python3 python3-pip binutils" ;;
     eval) packages="$packages python3 python3-pil fonts-dejavu-core fonts-liberation
                     fonts-freefont-ttf fonts-hack" ;;
     *) echo "setup: unknown group $group" >&2; exit 64 ;;
