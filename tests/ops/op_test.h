@@ -1,13 +1,24 @@
-/* op_test.h - what the op tests share: seeded values, stored weights, errors, execs of every form.
+/* op_test.h - what the op tests share: seeded values, stored weights, errors, execs of every form,
+ * memory on whatever device.
  *
  * An op test holds one table of cases and a reference in double, and runs the table on every exec
  * that op_each_exec() opens: C, AVX2, AVX-512 (where this CPU has them), with 1, 2, 3 and 7
- * threads. The results of the first exec are compared with the reference, all others with the
- * first, by bits.
+ * threads, then the GPU where there is one. A program linked with the kernels' CUDA source compiled
+ * for the CPU (MLL_SHIM, tests/cuda_on_cpu) opens one exec of the CPU and that one.
+ *
+ * The first exec, one of the CPU, is judged by the reference, the CPU's others by the first, by
+ * bits; the GPU by the reference within a bound of its own, or by bits too where the bound is 0.
+ *
+ * Ops get pointers from op_dev() and weights from op_weight(): the host's own blocks on the CPU and
+ * in the shim, so that a sanitizer sees their exact ends, copies on a GPU.
  *
  *     struct mll_exec *ex = NULL;
- *     while ((ex = op_each_exec(ex, 1 << 20)) != NULL)
- *         check_all_cases(ex); */
+ *     while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
+ *         float *on_device = op_dev(ex, y, bytes);
+ *         op_gelu(ex, on_device, op_dev(ex, x, bytes), n);
+ *         op_back(ex, y, on_device, bytes);
+ *         op_judge(&first, y, reference, n, 1e-12, 1e-12, ex, "gelu");
+ *     } */
 #ifndef OP_TEST_H
 #define OP_TEST_H
 
@@ -59,18 +70,68 @@ static inline size_t op_first_difference(const float *a, const float *b, size_t 
     return n;
 }
 
-/* Judges y, the result of one exec: the first time (*first NULL) against the reference, keeping it
- * in *first (freed by the caller); later against *first by bits. */
-static inline void op_judge(float **first, const float *y, const double *reference, size_t n,
-                            double nmse_max, const struct mll_exec *ex, const char *what)
+static inline bool op_is_cuda(const struct mll_exec *ex)
 {
-    if (*first == NULL) {
+    return strncmp(exec_describe(ex), "cuda", 4) == 0;
+}
+
+/* Whether the exec's memory is another than this process's. */
+static inline bool op_is_apart(const struct mll_exec *ex)
+{
+#ifdef MLL_SHIM
+    (void)ex;
+    return false;
+#else
+    return op_is_cuda(ex);
+#endif
+}
+
+/* Where ops of this exec find the block: itself, or a copy in the arena. */
+static inline void *op_dev(struct mll_exec *ex, const void *host, size_t bytes)
+{
+    if (!op_is_apart(ex))
+        return (void *)(uintptr_t)host;
+    void *device = exec_alloc(ex, bytes);
+    exec_upload(ex, device, host, bytes);
+    return device;
+}
+
+/* Back to the block that op_dev was given. */
+static inline void op_back(struct mll_exec *ex, void *host, const void *device, size_t bytes)
+{
+    if (device != host)
+        exec_download(ex, host, device, bytes);
+}
+
+/* m as this exec's ops want it; the exec owns what that takes. */
+static inline struct mat op_weight(struct mll_exec *ex, const struct mat *m, enum weight_use use)
+{
+    struct mat loaded = *m;
+    struct mll_error err;
+    cr_assert_eq(exec_load_weight(ex, &loaded, use, &err), MLL_OK, "%s", err.message);
+    return loaded;
+}
+
+/* Judges y, the result of one exec: the first time (*first NULL) against the reference, keeping it
+ * in *first (freed by the caller); later against *first by bits, or on a GPU, where nmse_cuda is
+ * not 0, against the reference. */
+static inline void op_judge(float **first, const float *y, const double *reference, size_t n,
+                            double nmse_cpu, double nmse_cuda, const struct mll_exec *ex,
+                            const char *what)
+{
+    double nmse_max = op_is_cuda(ex) ? nmse_cuda : nmse_cpu;
+    if (*first == NULL || (op_is_cuda(ex) && nmse_cuda > 0)) {
         double nmse = op_nmse(y, reference, n);
-        cr_expect(nmse <= nmse_max, "%s: nmse %g > %g", what, nmse, nmse_max);
+        cr_expect(nmse <= nmse_max, "%s, %s: nmse %g > %g", what, exec_describe(ex), nmse,
+                  nmse_max);
+    }
+    if (*first == NULL) {
         *first = malloc((n + 1) * sizeof **first);
         cr_assert(*first != NULL);
         memcpy(*first, y, n * sizeof *y);
     }
+    if (op_is_cuda(ex) && nmse_cuda > 0)
+        return;
     size_t at = op_first_difference(*first, y, n);
     cr_expect(at == n, "%s, %s: element %zu is %a, not %a", what, exec_describe(ex), at,
               (double)y[at], (double)(*first)[at]);
@@ -114,26 +175,52 @@ static inline struct mll_exec *op_exec(int threads, enum mll_isa isa, size_t scr
     return ex;
 }
 
+/* A GPU's exec, with room for what op_dev copies; NULL where there is none. */
+static inline struct mll_exec *op_exec_cuda(size_t scratch)
+{
+    struct exec_cuda_options options = {0};
+    struct mll_exec *ex;
+    struct mll_error err;
+#ifdef MLL_SHIM
+    scratch += (size_t)1 << 24;
+#else
+    scratch += (size_t)1 << 28;
+#endif
+    if (exec_cuda_devices() == 0)
+        return NULL;
+    cr_assert_eq(exec_open_cuda(&ex, &options, scratch, &err), MLL_OK, "%s", err.message);
+    return ex;
+}
+
 /* Closes ex and opens the next exec, the first for NULL; NULL after the last. */
 static inline struct mll_exec *op_each_exec(struct mll_exec *ex, size_t scratch)
 {
     static const enum mll_isa isas[] = {MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512};
     static const int threads[] = {1, 2, 3, 7};
+#ifdef MLL_SHIM
+    enum { ISAS = 1, THREADS = 1 };
+#else
+    enum { ISAS = 3, THREADS = 4 };
+#endif
     bool found = ex == NULL;
     struct mll_exec *next = NULL;
-    for (size_t i = 0; i < 3 && next == NULL; i++) {
-        if (!exec_isa_supported(isas[i]))
+    struct mll_error err;
+    if (ex != NULL)
+        cr_assert_eq(exec_take_error(ex, &err), MLL_OK, "%s", err.message);
+    for (int i = 0; i < ISAS * THREADS && next == NULL; i++) {
+        enum mll_isa isa = isas[i / THREADS];
+        if (!exec_isa_supported(isa) || (ex != NULL && op_is_cuda(ex)))
             continue;
-        for (size_t t = 0; t < 4 && next == NULL; t++) {
-            struct mll_exec *e = op_exec(threads[t], isas[i], scratch);
-            if (found)
-                next = e;
-            else
-                found = strcmp(exec_describe(e), exec_describe(ex)) == 0;
-            if (next == NULL)
-                exec_close(e);
-        }
+        struct mll_exec *e = op_exec(threads[i % THREADS], isa, scratch);
+        if (found)
+            next = e;
+        else
+            found = strcmp(exec_describe(e), exec_describe(ex)) == 0;
+        if (next == NULL)
+            exec_close(e);
     }
+    if (next == NULL && (ex == NULL || !op_is_cuda(ex)))
+        next = op_exec_cuda(scratch);
     exec_close(ex);
     return next;
 }

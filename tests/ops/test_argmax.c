@@ -37,7 +37,11 @@ Test(op_argmax, takes_the_lowest_of_the_largest)
     while ((ex = op_each_exec(ex, 0)) != NULL) {
         static int32_t id[N];
         static uint8_t finite[N];
-        op_argmax(ex, id, finite, &x[0][0], N, DIM);
+        int32_t *d_id = op_dev(ex, id, sizeof id);
+        uint8_t *d_finite = op_dev(ex, finite, sizeof finite);
+        op_argmax(ex, d_id, d_finite, op_dev(ex, x, sizeof x), N, DIM);
+        op_back(ex, id, d_id, sizeof id);
+        op_back(ex, finite, d_finite, sizeof finite);
         for (int r = 0; r < N; r++)
             cr_expect(id[r] == cases[r % CASES].id && finite[r] == cases[r % CASES].finite,
                       "%s: row %d gives %d, finite %d", exec_describe(ex), r, id[r], finite[r]);
@@ -47,11 +51,14 @@ Test(op_argmax, takes_the_lowest_of_the_largest)
 Test(op_argmax, a_row_without_a_number_gives_id_0)
 {
     float x[] = {-INFINITY, -INFINITY, NAN, NAN};
-    int32_t id[2] = {7, 7};
-    uint8_t finite[2];
-    struct mll_exec *ex = op_exec(1, MLL_ISA_AUTO, 0);
-    op_argmax(ex, id, finite, x, 2, 2);
-    cr_expect(id[0] == 0 && finite[0] == 1);
-    cr_expect(id[1] == 0 && finite[1] == 0);
-    exec_close(ex);
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 0)) != NULL) {
+        int32_t id[2] = {7, 7}, *d_id = op_dev(ex, id, sizeof id);
+        uint8_t finite[2] = {0}, *d_finite = op_dev(ex, finite, sizeof finite);
+        op_argmax(ex, d_id, d_finite, op_dev(ex, x, sizeof x), 2, 2);
+        op_back(ex, id, d_id, sizeof id);
+        op_back(ex, finite, d_finite, sizeof finite);
+        cr_expect(id[0] == 0 && finite[0] == 1);
+        cr_expect(id[1] == 0 && finite[1] == 0);
+    }
 }

@@ -149,14 +149,14 @@ static void check_case(const struct attn_case *c)
     while ((ex = op_each_exec(ex, scratch)) != NULL) {
         attend(ex, y, &p, c, 0, c->n);
         cr_expect_eq(exec_take_fault(ex).op, OP_NONE);
-        op_judge(&first, y, expected, count, 1e-11, ex, what);
+        op_judge(&first, y, expected, count, 1e-11, 1e-6, ex, what);
         for (int r = 0; r < c->n; r++)
             attend(ex, y, &p, c, r, 1);
-        op_judge(&first, y, expected, count, 1e-11, ex, "each row alone");
+        op_judge(&first, y, expected, count, 1e-11, 1e-6, ex, "each row alone");
         for (int cut = 1; cut < c->n; cut += c->n / 3 + 1) {
             attend(ex, y, &p, c, 0, cut);
             attend(ex, y, &p, c, cut, c->n - cut);
-            op_judge(&first, y, expected, count, 1e-11, ex, "split in two");
+            op_judge(&first, y, expected, count, 1e-11, 1e-6, ex, "split in two");
         }
     }
     drop(&p);

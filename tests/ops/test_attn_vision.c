@@ -57,7 +57,7 @@ static void check_case(const struct vision_case *c)
     ex = NULL;
     while ((ex = op_each_exec(ex, scratch)) != NULL) {
         op_attn_vision(ex, y, q, k, v, pad, c->rows, c->heads, c->dim, 0.4f);
-        op_judge(&first, y, expected, n, 1e-11, ex, what);
+        op_judge(&first, y, expected, n, 1e-11, 1e-6, ex, what);
         cr_expect(exec_peak(ex) <= scratch, "scratch %zu of %zu", exec_peak(ex), scratch);
     }
     free(q);

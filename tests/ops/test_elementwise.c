@@ -45,9 +45,13 @@ static void check(enum kind kind, size_t n, int aliased)
     while ((ex = op_each_exec(ex, 0)) != NULL) {
         if (aliased)
             memcpy(y, aliased == 1 ? x : z, n * sizeof *y);
-        run(kind, ex, y, aliased == 1 ? y : x, aliased == 2 ? y : z, n);
+        float *dx = op_dev(ex, x, n * sizeof *x), *dz = op_dev(ex, z, n * sizeof *z);
+        float *dy = op_dev(ex, y, n * sizeof *y);
+        run(kind, ex, dy, aliased == 1 ? dy : dx, aliased == 2 ? dy : dz, n);
+        op_back(ex, y, dy, n * sizeof *y);
         /* 1 + erf cancels for negative x, as it does in the formula */
-        op_judge(&first, y, reference, n, kind == GELU ? 1e-9 : 1e-12, ex, what);
+        double bound = kind == GELU ? 1e-9 : 1e-12;
+        op_judge(&first, y, reference, n, bound, kind == ADD ? 0 : bound, ex, what);
     }
     free(first);
     free(reference);
@@ -82,14 +86,16 @@ Test(op_gelu, and_silu_agree_on_edges_and_non_finite_values)
                                   88.0f,    88.73f,   -88.73f,   103.9f,    -104.1f,   3e38f,
                                   -3e38f,   INFINITY, -INFINITY, 0.693147f, -0.34657f, NAN};
     enum { N = sizeof edges / sizeof edges[0] };
-    float ones[N], first[2][N], y[N];
+    float ones[N], first[2][N], y[N] = {0};
     bool have_first = false;
     for (int i = 0; i < N; i++)
         ones[i] = 1;
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
+        float *dy = op_dev(ex, y, sizeof y), *d_edges = op_dev(ex, edges, sizeof edges);
         for (int kind = 0; kind < 2; kind++) {
-            run(kind ? GELU : SILU_MUL, ex, y, edges, ones, N);
+            run(kind ? GELU : SILU_MUL, ex, dy, d_edges, op_dev(ex, ones, sizeof ones), N);
+            op_back(ex, y, dy, sizeof y);
             if (!have_first)
                 memcpy(first[kind], y, sizeof y);
             for (int i = 0; i < N; i++)
@@ -127,9 +133,13 @@ static void check_gated(const struct gated_case *c)
         reference[i] = (double)y0[i] + s * (c->scaled ? (double)scale[i / dim] : 1) * (double)x[i];
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
+        struct mat loaded = op_weight(ex, &gate, WEIGHT_VECTOR);
+        float *d_scale = op_dev(ex, scale, (size_t)c->rows * sizeof *scale);
         memcpy(y, y0, n * sizeof *y);
-        op_add_gated(ex, y, x, g, c->scaled ? scale : NULL, c->rows, c->dim);
-        op_judge(&first, y, reference, n, 1e-12, ex, "add_gated");
+        float *dy = op_dev(ex, y, n * sizeof *y), *dx = op_dev(ex, x, n * sizeof *x);
+        op_add_gated(ex, dy, dx, g ? &loaded : NULL, c->scaled ? d_scale : NULL, c->rows, c->dim);
+        op_back(ex, y, dy, n * sizeof *y);
+        op_judge(&first, y, reference, n, 1e-12, 1e-12, ex, "add_gated");
         if (c->scaled)
             cr_expect_eq(op_first_difference(y, y0, dim), dim, "a row of scale 0 stays");
     }

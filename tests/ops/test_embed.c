@@ -70,17 +70,27 @@ static void check_case(const struct embed_case *c, int32_t id)
     references(tile, position, &p, c, id);
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
-        memcpy(p.y, p.x, p.n * sizeof *p.y);
-        op_add_tile_embedding(ex, p.y, &p.tile, &p.gate, &id, c->tiles, c->rows, c->dim);
-        op_judge(&first_tile, p.y, tile, p.n, 1e-12, ex, "tile embedding");
+        size_t bytes = p.n * sizeof *p.y;
+        struct mat tiles = op_weight(ex, &p.tile, WEIGHT_TABLE);
+        struct mat positions = op_weight(ex, &p.position, WEIGHT_TABLE);
+        struct mat tile_positions = op_weight(ex, &p.tile_position, WEIGHT_TABLE);
+        struct mat gate = op_weight(ex, &p.gate, WEIGHT_VECTOR);
+        int32_t *d_id = op_dev(ex, &id, sizeof id);
+        memcpy(p.y, p.x, bytes);
+        float *y = op_dev(ex, p.y, bytes);
+        op_add_tile_embedding(ex, y, &tiles, &gate, d_id, c->tiles, c->rows, c->dim);
+        op_back(ex, p.y, y, bytes);
+        op_judge(&first_tile, p.y, tile, p.n, 1e-12, 1e-12, ex, "tile embedding");
         struct mll_fault f = exec_take_fault(ex);
         cr_expect(known ? f.op == OP_NONE
                         : f.op == OP_ADD_TILE_EMBEDDING && f.position == 0 && f.index == id &&
                               f.bound == IDS);
-        memcpy(p.y, p.x, p.n * sizeof *p.y);
-        op_add_position_embedding(ex, p.y, &p.position, &p.tile_position, &p.gate, &id, c->tiles,
+        memcpy(p.y, p.x, bytes);
+        y = op_dev(ex, p.y, bytes);
+        op_add_position_embedding(ex, y, &positions, &tile_positions, &gate, d_id, c->tiles,
                                   c->rows, c->dim);
-        op_judge(&first_position, p.y, position, p.n, 1e-12, ex, "position embedding");
+        op_back(ex, p.y, y, bytes);
+        op_judge(&first_position, p.y, position, p.n, 1e-12, 1e-12, ex, "position embedding");
         f = exec_take_fault(ex);
         cr_expect(known ? f.op == OP_NONE
                         : f.op == OP_ADD_POSITION_EMBEDDING && f.position == 0 && f.index == id &&

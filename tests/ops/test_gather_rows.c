@@ -18,7 +18,10 @@ static void check_gather(struct mll_exec *ex, const struct gather_case *c)
     int32_t *ids = malloc((size_t)c->n * sizeof *ids);
     for (int r = 0; r < c->n; r++)
         ids[r] = (r * 7 + 3) % c->rows;
-    op_gather_rows(ex, y, &table, ids, c->n);
+    struct mat loaded = op_weight(ex, &table, WEIGHT_TABLE);
+    float *dy = op_dev(ex, y, count * sizeof *y);
+    op_gather_rows(ex, dy, &loaded, op_dev(ex, ids, (size_t)c->n * sizeof *ids), c->n);
+    op_back(ex, y, dy, count * sizeof *y);
     for (size_t i = 0; i < count; i++) {
         size_t from = (size_t)ids[i / cols] * cols + i % cols;
         cr_assert_eq(y[i], weight_at(table.data, c->dtype, from), "%s %dx%d at %zu",
@@ -45,7 +48,10 @@ Test(op_gather_rows, ids_out_of_range_give_zero_rows_and_the_lowest_fault)
     while ((ex = op_each_exec(ex, 0)) != NULL) {
         struct mat table = op_mat(4, 19, MLL_DTYPE_BF16, 0, 3, 1);
         float *y = op_floats(6 * 19, 1, 1);
-        op_gather_rows(ex, y, &table, ids, 6);
+        struct mat loaded = op_weight(ex, &table, WEIGHT_TABLE);
+        float *dy = op_dev(ex, y, 6 * 19 * sizeof *y);
+        op_gather_rows(ex, dy, &loaded, op_dev(ex, ids, sizeof ids), 6);
+        op_back(ex, y, dy, 6 * 19 * sizeof *y);
         struct mll_fault fault = exec_take_fault(ex);
         cr_expect(fault.op == OP_GATHER_ROWS && fault.position == 1 && fault.index == 4 &&
                   fault.bound == 4);
@@ -81,7 +87,9 @@ Test(op_take_rows, rows_are_copied_and_bad_ids_give_zero_rows_and_the_lowest_fau
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
         float *x = op_floats(3 * 17, 1, 1), *y = op_floats(6 * 17, 2, 1);
-        op_take_rows(ex, y, x, ids, 6, 3, 17);
+        float *dx = op_dev(ex, x, 3 * 17 * sizeof *x), *dy = op_dev(ex, y, 6 * 17 * sizeof *y);
+        op_take_rows(ex, dy, dx, op_dev(ex, ids, sizeof ids), 6, 3, 17);
+        op_back(ex, y, dy, 6 * 17 * sizeof *y);
         struct mll_fault fault = exec_take_fault(ex);
         cr_expect(fault.op == OP_TAKE_ROWS && fault.position == 2 && fault.index == 7 &&
                   fault.bound == 3);

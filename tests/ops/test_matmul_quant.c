@@ -98,7 +98,7 @@ Test(op_matmul_quant, every_form_and_thread_count_gives_the_bits_of_the_c_form)
         while ((ex = op_each_exec(ex, scratch())) != NULL) {
             multiply(ex, &r);
             /* weights in float32 have up to three roundings, dot products their own */
-            op_judge(&first, r.y, expected, r.n_y, 1e-12, ex, what);
+            op_judge(&first, r.y, expected, r.n_y, 1e-12, 1e-12, ex, what);
         }
         free(first);
         free(expected);

@@ -73,11 +73,16 @@ static void check_norm(const struct norm_case *c, bool layer)
     }
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
+        struct mat dw = op_weight(ex, &w, WEIGHT_VECTOR), db = op_weight(ex, &b, WEIGHT_VECTOR);
         if (c->in_place)
             memcpy(y, x, n * sizeof *y);
-        norm_rows(ex, y, c->in_place ? y : x, &w, layer ? &b : NULL, c->rows, c);
-        op_judge(&first, y, reference, n, 1e-12, ex, what);
-        norm_rows(ex, alone, x + n - dim, &w, layer ? &b : NULL, 1, c);
+        float *dx = op_dev(ex, x, n * sizeof *x), *dy = op_dev(ex, y, n * sizeof *y);
+        float *d_alone = op_dev(ex, alone, dim * sizeof *alone);
+        norm_rows(ex, dy, c->in_place ? dy : dx, &dw, layer ? &db : NULL, c->rows, c);
+        op_back(ex, y, dy, n * sizeof *y);
+        op_judge(&first, y, reference, n, 1e-12, 1e-12, ex, what);
+        norm_rows(ex, d_alone, dx + n - dim, &dw, layer ? &db : NULL, 1, c);
+        op_back(ex, alone, d_alone, dim * sizeof *alone);
         cr_expect_eq(op_first_difference(alone, y + n - dim, dim), dim, "%s: a row alone", what);
     }
     free(first);
@@ -103,11 +108,14 @@ Test(op_layernorm, equals_the_formula_on_every_exec)
 
 Test(op_rmsnorm, a_zero_row_stays_zero)
 {
-    float x[20] = {0}, y[20];
+    float x[20] = {0}, y[20] = {1};
     struct mat w = op_mat(1, 20, MLL_DTYPE_F32, 0, 1, 1);
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
-        op_rmsnorm(ex, y, x, &w, 1, 20, 1e-5f);
+        struct mat dw = op_weight(ex, &w, WEIGHT_VECTOR);
+        float *dy = op_dev(ex, y, sizeof y);
+        op_rmsnorm(ex, dy, op_dev(ex, x, sizeof x), &dw, 1, 20, 1e-5f);
+        op_back(ex, y, dy, sizeof y);
         for (int i = 0; i < 20; i++)
             cr_expect_eq(y[i], 0.0f);
     }

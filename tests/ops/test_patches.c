@@ -8,10 +8,12 @@ static const struct patchify_case {
 static void check_patchify(struct mll_exec *ex, const struct patchify_case *c)
 {
     int g = c->size / c->patch, p = c->patch, s = c->size;
-    float *x = op_floats((size_t)(c->tiles * 3 * s * s), 1, 1);
-    float *y = op_floats((size_t)(c->tiles * g * g * 3 * p * p), 2, 1);
+    size_t n_x = (size_t)(c->tiles * 3 * s * s), n_y = (size_t)(c->tiles * g * g * 3 * p * p);
+    float *x = op_floats(n_x, 1, 1), *y = op_floats(n_y, 2, 1),
+          *dy = op_dev(ex, y, n_y * sizeof *y);
     const float *at = y;
-    op_patchify(ex, y, x, c->tiles, s, p);
+    op_patchify(ex, dy, op_dev(ex, x, n_x * sizeof *x), c->tiles, s, p);
+    op_back(ex, y, dy, n_y * sizeof *y);
     for (int t = 0; t < c->tiles; t++)
         for (int patch = 0; patch < g * g; patch++)
             for (int channel = 0; channel < 3; channel++)
@@ -46,9 +48,13 @@ static void check_class_and_pad(struct mll_exec *ex, const struct rows_case *c)
 {
     int dim = c->dim;
     struct mat cls = op_mat(1, dim, c->dtype, 1, 3, 1);
-    float *x = op_floats((size_t)(c->tiles * c->patches * dim), 1, 1);
-    float *y = op_floats((size_t)(c->tiles * c->rows * dim), 2, 1);
-    op_class_and_pad(ex, y, x, &cls, c->tiles, c->patches, c->rows, dim);
+    size_t n_x = (size_t)(c->tiles * c->patches * dim), n_y = (size_t)(c->tiles * c->rows * dim);
+    float *x = op_floats(n_x, 1, 1), *y = op_floats(n_y, 2, 1),
+          *dy = op_dev(ex, y, n_y * sizeof *y);
+    struct mat loaded = op_weight(ex, &cls, WEIGHT_VECTOR);
+    op_class_and_pad(ex, dy, op_dev(ex, x, n_x * sizeof *x), &loaded, c->tiles, c->patches, c->rows,
+                     dim);
+    op_back(ex, y, dy, n_y * sizeof *y);
     for (int t = 0; t < c->tiles; t++)
         for (int r = 0; r < c->rows; r++)
             for (int i = 0; i < dim; i++) {
@@ -74,12 +80,17 @@ static void check_join_states(struct mll_exec *ex, const struct rows_case *c)
 {
     int dim = c->dim, width = dim * (1 + c->n_kept);
     size_t n = (size_t)(c->tiles * c->rows * dim);
+    size_t n_y = (size_t)(c->tiles * (c->patches + 1) * width);
     float *last = op_floats(n, 1, 1), *kept[5];
-    float *y = op_floats((size_t)(c->tiles * (c->patches + 1) * width), 2, 1);
-    for (int l = 0; l < c->n_kept; l++)
+    const float *d_kept[5];
+    float *y = op_floats(n_y, 2, 1), *dy = op_dev(ex, y, n_y * sizeof *y);
+    for (int l = 0; l < c->n_kept; l++) {
         kept[l] = op_floats(n, 10 + (uint64_t)l, 1);
-    op_join_states(ex, y, last, (const float *const *)kept, c->n_kept, c->tiles, c->patches,
-                   c->rows, dim);
+        d_kept[l] = op_dev(ex, kept[l], n * sizeof *kept[l]);
+    }
+    op_join_states(ex, dy, op_dev(ex, last, n * sizeof *last), d_kept, c->n_kept, c->tiles,
+                   c->patches, c->rows, dim);
+    op_back(ex, y, dy, n_y * sizeof *y);
     for (int t = 0; t < c->tiles; t++)
         for (int r = 0; r <= c->patches; r++)
             for (int i = 0; i < width; i++) {

@@ -42,10 +42,10 @@ static void check_case(const struct rope_case *c)
     while ((ex = op_each_exec(ex, 0)) != NULL) {
         memcpy(y, x, n * sizeof *y);
         op_rope(ex, y, pos, inv_freq, c->n, c->heads, c->head_dim);
-        op_judge(&first, y, expected, n, 1e-12, ex, what);
+        op_judge(&first, y, expected, n, 1e-12, 1e-12, ex, what);
         memcpy(y + n - row, x + n - row, row * sizeof *y);
         op_rope(ex, y + n - row, pos + c->n - 1, inv_freq, 1, c->heads, c->head_dim);
-        op_judge(&first, y, expected, n, 1e-12, ex, "the last row alone");
+        op_judge(&first, y, expected, n, 1e-12, 1e-12, ex, "the last row alone");
     }
     free(first);
     free(expected);
