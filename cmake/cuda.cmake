@@ -80,10 +80,10 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(no_cxx -fno-exceptions,-fno-threadsafe-statics)
 set(werror $<BOOL:${MLL_WERROR}>)
 if(CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA")
-  set(options -Xcompiler=-Wall,-Wextra,-Wshadow,${no_cxx} -Xptxas=-warn-spills
+  set(options -Xcompiler=-Wall,-Wextra,${no_cxx} -Xptxas=-warn-spills
     $<${werror}:--Werror=all-warnings> $<${werror}:-Xptxas=-Werror>)
 else()
-  set(options -Wall -Wextra -Wshadow -fno-exceptions -fno-threadsafe-statics
+  set(options -Wall -Wextra -fno-exceptions -fno-threadsafe-statics
     -Wno-unknown-cuda-version $<${werror}:-Werror>)
 endif()
 set(MLL_CUDA_OPTIONS $<$<COMPILE_LANGUAGE:CUDA>:${options}>)

@@ -2,7 +2,7 @@
  *
  * All work goes to one stream. A launcher ends with launched(ex, "kernel"), which keeps the first
  * error and, with debug_sync, waits for the kernel, so that the error names it. exec_take_error
- * reports it. Internal to kernels/*.cu. */
+ * reports it. Internal to the .cu files. */
 #ifndef MLL_EXEC_CUDA_H
 #define MLL_EXEC_CUDA_H
 
