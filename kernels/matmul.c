@@ -11,13 +11,22 @@
 /* Up to this many rows of x, w is read where it lies; above, packing it pays. */
 enum { DIRECT_ROWS = 24 };
 
-const float *matmul_bias(float out[MATMUL_W], const struct mat *bias, size_t row, int rows)
+void matmul_ends(struct matmul_ends *ends, const struct matmul *m, size_t row, int rows)
 {
-    if (bias == NULL)
-        return NULL;
-    for (int i = 0; i < MATMUL_W; i++)
-        out[i] = i < rows ? weight_at(bias->data, bias->dtype, row + (size_t)i) : 0;
-    return out;
+    const struct mat *w = m->w, *bias = m->bias;
+    ends->scale = w->scale != NULL ? ends->scales : NULL;
+    ends->bias = bias != NULL ? ends->biases : NULL;
+    ends->step = w->dtype == MLL_DTYPE_I8 ? MLL_INT8_STEP : 1;
+    for (int i = 0; i < MATMUL_W; i++) {
+        bool in = i < rows;
+        ends->scales[i] = in && w->scale != NULL ? w->scale[row + (size_t)i] : 0;
+        ends->biases[i] = in && bias != NULL ? quant_at(bias, row + (size_t)i) : 0;
+    }
+}
+
+bool matmul_q4_fits(const struct mat *w)
+{
+    return w->cols % Q4_CHUNK == 0 && w->blocks->block % Q4_CHUNK == 0;
 }
 
 /* ---- the plain form -------------------------------------------------------------------------- */
@@ -43,19 +52,19 @@ static void plain_rows(void *arg, size_t begin, size_t end, int thread)
             float *y = m->y + r * (size_t)m->w->rows + o;
             *y = dot(m->x + r * (size_t)m->w->cols, m->w, o);
             if (m->bias != NULL)
-                *y += weight_at(m->bias->data, m->bias->dtype, o);
+                *y += quant_at(m->bias, o);
         }
     }
 }
 
 /* ---- choice ---------------------------------------------------------------------------------- */
 
-static const struct matmul_form *form_of(const struct mll_exec *ex, enum mll_dtype dtype)
+static const struct matmul_form *form_of(const struct mll_exec *ex, const struct mat *w)
 {
-    if (quant_is_coded(dtype))
+    if (w->dtype == MLL_DTYPE_Q4 && !matmul_q4_fits(w))
         return NULL;
 #if defined(__x86_64__)
-    if (ex->bf16 && dtype == MLL_DTYPE_BF16)
+    if (ex->bf16 && (w->dtype == MLL_DTYPE_BF16 || quant_is_coded(w->dtype)))
         return &matmul_avx512_bf16;
     if (ex->isa == MLL_ISA_AVX512)
         return &matmul_avx512;
@@ -63,7 +72,6 @@ static const struct matmul_form *form_of(const struct mll_exec *ex, enum mll_dty
         return &matmul_avx2;
 #endif
     (void)ex;
-    (void)dtype;
     return NULL;
 }
 
@@ -102,7 +110,7 @@ void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat 
                 const struct mat *bias, int n)
 {
     struct matmul m = {.y = y, .x = x, .w = w, .bias = bias, .n = n};
-    m.form = form_of(ex, w->dtype);
+    m.form = form_of(ex, w);
     if (m.form == NULL)
         par_for(ex->threads, (size_t)w->rows, plain_rows, &m);
     else if (n > DIRECT_ROWS)

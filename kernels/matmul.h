@@ -27,6 +27,14 @@ struct matmul {
     size_t x_stride;
 };
 
+/* What becomes of the sums of up to MATMUL_W outputs: (sum * scale) * step + bias. scale NULL: the
+ * sum as it is; bias NULL for none. Arrays of MATMUL_W, zeros behind the last row. */
+struct matmul_ends {
+    const float *scale, *bias;
+    float step;
+    float scales[MATMUL_W], biases[MATMUL_W]; /* what they point to */
+};
+
 /* One tile over a run of steps. The lanes start at zero if `first`, else at acc; they are added up
  * and written to y if `last`, else left in acc. */
 struct matmul_tile {
@@ -38,7 +46,7 @@ struct matmul_tile {
     bool first, last;
     float *y; /* (rows, cols) at stride y_stride */
     size_t y_stride;
-    const float *bias; /* (MATMUL_W), NULL for none */
+    const struct matmul_ends *ends;
 };
 
 struct matmul_form {
@@ -55,8 +63,13 @@ struct matmul_form {
 
 extern const struct matmul_form matmul_avx2, matmul_avx512, matmul_avx512_bf16;
 
-/* Bias elements [row, row + rows) widened into out; returns out, or NULL where there is no bias. */
-const float *matmul_bias(float out[MATMUL_W], const struct mat *bias, size_t row, int rows);
+/* Fills in the ends of w's rows [row, row + rows). */
+void matmul_ends(struct matmul_ends *ends, const struct matmul *m, size_t row, int rows);
+
+/* The 4-bit weights that the forms know: every 64 elements from the start of a row lie in one
+ * block and in whole bytes. The others take the plain form. */
+enum { Q4_CHUNK = 64 };
+bool matmul_q4_fits(const struct mat *w);
 
 /* The blocked matmul, and the most scratch it takes with any form. */
 void matmul_block(struct mll_exec *ex, const struct matmul *m);

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "half.h"
+#include "quant.h"
 
 #define INLINE static inline __attribute__((always_inline))
 /* A loop of constant length, written out. */
@@ -22,9 +22,12 @@ struct lanes {
 /* 8 elements from element i. */
 INLINE __m256 load_w(const void *data, const enum mll_dtype dtype, size_t i)
 {
-    const unsigned char *at = (const unsigned char *)data + i * (dtype == MLL_DTYPE_F32 ? 4 : 2);
+    const size_t bytes = dtype == MLL_DTYPE_F32 ? 4 : dtype == MLL_DTYPE_I8 ? 1 : 2;
+    const unsigned char *at = (const unsigned char *)data + i * bytes;
     if (dtype == MLL_DTYPE_F32)
         return _mm256_loadu_ps((const float *)(const void *)at);
+    if (dtype == MLL_DTYPE_I8)
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(at)));
     __m128i h = _mm_loadu_si128((const __m128i *)(const void *)at);
     if (dtype == MLL_DTYPE_F16)
         return _mm256_cvtph_ps(h);
@@ -35,7 +38,48 @@ INLINE __m256 load_w(const void *data, const enum mll_dtype dtype, size_t i)
 static void load_rest(float out[LANES], const struct mat *w, size_t first, size_t elements)
 {
     for (size_t i = 0; i < LANES; i++)
-        out[i] = i < elements ? weight_at(w->data, w->dtype, first + i) : 0;
+        out[i] = i < elements ? quant_unscaled(w, first + i) : 0;
+}
+
+/* The 16 values of 4-bit codes times a block's absmax, rounded as the weight asks: 16 products
+ * serve the 64 weights of a chunk. */
+struct q4_table {
+    __m256 half[2]; /* codes 0-7 and 8-15 */
+};
+
+INLINE struct q4_table q4_table(const struct mat_blocks *b, size_t first)
+{
+    const __m256 absmax = _mm256_set1_ps(quant_absmax(b, first / (size_t)b->block));
+    struct q4_table t;
+    EACH (i, 2) {
+        t.half[i] = _mm256_mul_ps(_mm256_loadu_ps(b->values + 8 * i), absmax);
+        if (b->rounded == MLL_DTYPE_F16)
+            t.half[i] = _mm256_cvtph_ps(
+                _mm256_cvtps_ph(t.half[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        if (b->rounded != MLL_DTYPE_BF16)
+            continue;
+        __m256i bits = _mm256_castps_si256(t.half[i]);
+        __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        t.half[i] = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(-0x10000)));
+    }
+    return t;
+}
+
+/* 8 weights from element i, which starts a byte. A permute reads the lowest three bits of an index,
+ * the blend the fourth. */
+INLINE __m256 q4_weights(const struct q4_table *t, const void *data, size_t i)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    int bytes;
+    memcpy(&bytes, (const unsigned char *)data + i / 2, sizeof bytes);
+    /* the first of a pair is the high half of its byte */
+    __m256i index = _mm256_srlv_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(bytes), spread),
+                                      _mm256_set1_epi64x(4));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->half[0], index),
+                            _mm256_permutevar8x32_ps(t->half[1], index),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
 
 /* ---- lanes ----------------------------------------------------------------------------------- */
@@ -47,6 +91,13 @@ INLINE float sum_lanes(const __m256 at[2])
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+INLINE float end_sum(const struct matmul_ends *ends, int i, float sum)
+{
+    if (ends->scale != NULL)
+        sum = sum * ends->scale[i] * ends->step;
+    return ends->bias != NULL ? sum + ends->bias[i] : sum;
 }
 
 /* The elements of an unfinished step, lane by lane: lanes without an element keep their bits. */
@@ -73,11 +124,17 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
     EACH (r, rows)
         EACH (j, TILE_W)
             l.at[r][j][0] = l.at[r][j][1] = _mm256_setzero_ps();
+    struct q4_table t[TILE_W] = {0};
     for (size_t k = 0; k + LANES <= cols; k += LANES) {
+        if (dtype == MLL_DTYPE_Q4 && k % Q4_CHUNK == 0)
+            EACH (j, TILE_W)
+                t[j] = q4_table(m->w->blocks, w[j] + k);
         EACH (half, 2) {
             size_t at = k + 8 * (size_t)half;
-            __m256 w0 = load_w(m->w->data, dtype, w[0] + at);
-            __m256 w1 = load_w(m->w->data, dtype, w[1] + at);
+            __m256 w0 = dtype == MLL_DTYPE_Q4 ? q4_weights(&t[0], m->w->data, w[0] + at)
+                                              : load_w(m->w->data, dtype, w[0] + at);
+            __m256 w1 = dtype == MLL_DTYPE_Q4 ? q4_weights(&t[1], m->w->data, w[1] + at)
+                                              : load_w(m->w->data, dtype, w[1] + at);
             EACH (r, rows) {
                 __m256 xv = _mm256_loadu_ps(x + (size_t)r * cols + at);
                 l.at[r][0][half] = _mm256_fmadd_ps(xv, w0, l.at[r][0][half]);
@@ -86,13 +143,14 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
         }
     }
     for (int j = 0; j < TILE_W && o + (size_t)j < (size_t)m->w->rows; j++) {
-        float w_rest[LANES], bias[MATMUL_W];
-        const float *b = matmul_bias(bias, m->bias, o + (size_t)j, 1);
+        struct matmul_ends ends;
+        float w_rest[LANES];
+        matmul_ends(&ends, m, o + (size_t)j, 1);
         load_rest(w_rest, m->w, w[j] + cols - rest, rest);
         for (int r = 0; r < rows; r++) {
             add_rest(l.at[r][j], x + (size_t)(r + 1) * cols - rest, w_rest, rest);
-            float sum = sum_lanes(l.at[r][j]);
-            m->y[(row + (size_t)r) * (size_t)m->w->rows + o + (size_t)j] = b ? sum + b[0] : sum;
+            m->y[(row + (size_t)r) * (size_t)m->w->rows + o + (size_t)j] =
+                end_sum(&ends, 0, sum_lanes(l.at[r][j]));
         }
     }
 }
@@ -112,7 +170,11 @@ static void direct(const struct matmul *m, size_t begin, size_t end)
 {
     size_t rows = (size_t)m->w->rows, last = end * MATMUL_W < rows ? end * MATMUL_W : rows;
     for (size_t o = begin * MATMUL_W; o < last; o += TILE_W) {
-        if (m->w->dtype == MLL_DTYPE_BF16)
+        if (m->w->dtype == MLL_DTYPE_Q4)
+            direct_pair(m, o, MLL_DTYPE_Q4);
+        else if (m->w->dtype == MLL_DTYPE_I8)
+            direct_pair(m, o, MLL_DTYPE_I8);
+        else if (m->w->dtype == MLL_DTYPE_BF16)
             direct_pair(m, o, MLL_DTYPE_BF16);
         else if (m->w->dtype == MLL_DTYPE_F16)
             direct_pair(m, o, MLL_DTYPE_F16);
@@ -150,13 +212,29 @@ INLINE void pack_w_row(float *out, const struct mat *w, const enum mll_dtype dty
         load_rest(out, w, first + i, k - i);
 }
 
+/* `from` and k are whole steps, since the columns are whole chunks. */
+static void pack_q4_row(float *out, const struct mat *w, size_t first, size_t from, size_t k)
+{
+    struct q4_table t = {0};
+    for (size_t i = 0; i < k; i += LANES, out += MATMUL_W * LANES) {
+        if (i == 0 || (from + i) % Q4_CHUNK == 0)
+            t = q4_table(w->blocks, first + i);
+        _mm256_storeu_ps(out, q4_weights(&t, w->data, first + i));
+        _mm256_storeu_ps(out + 8, q4_weights(&t, w->data, first + i + 8));
+    }
+}
+
 static void pack_w(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k)
 {
     for (size_t o = 0; o < MATMUL_W; o++) {
         size_t at = row + (o < (size_t)rows ? o : (size_t)rows - 1);
         size_t first = at * (size_t)w->cols + from;
         float *out = (float *)panel + o * LANES;
-        if (w->dtype == MLL_DTYPE_BF16)
+        if (w->dtype == MLL_DTYPE_Q4)
+            pack_q4_row(out, w, first, from, k);
+        else if (w->dtype == MLL_DTYPE_I8)
+            pack_w_row(out, w, MLL_DTYPE_I8, first, k);
+        else if (w->dtype == MLL_DTYPE_BF16)
             pack_w_row(out, w, MLL_DTYPE_BF16, first, k);
         else if (w->dtype == MLL_DTYPE_F16)
             pack_w_row(out, w, MLL_DTYPE_F16, first, k);
@@ -196,9 +274,8 @@ INLINE void part_of_tile(const struct matmul_tile *t, int r0, const int rows, in
                 _mm256_store_ps(acc, l.at[r][j][0]);
                 _mm256_store_ps(acc + 8, l.at[r][j][1]);
             } else if (o0 + j < t->cols) {
-                float sum = sum_lanes(l.at[r][j]);
                 t->y[(size_t)(r0 + r) * t->y_stride + (size_t)(o0 + j)] =
-                    t->bias != NULL ? sum + t->bias[o0 + j] : sum;
+                    end_sum(t->ends, o0 + j, sum_lanes(l.at[r][j]));
             }
         }
     }

@@ -1,15 +1,21 @@
 /* matmul_avx512.c - op_matmul in float32 with AVX-512.  See matmul_zmm.h. */
-#include "matmul_zmm.h"
+#include "matmul_q4_zmm.h"
 
 static enum kind kind_of(enum mll_dtype dtype)
 {
     if (dtype == MLL_DTYPE_BF16)
         return KIND_BF16;
+    if (dtype == MLL_DTYPE_I8)
+        return KIND_I8;
     return dtype == MLL_DTYPE_F16 ? KIND_F16 : KIND_F32;
 }
 
 static void direct(const struct matmul *m, size_t begin, size_t end)
 {
+    if (m->w->dtype == MLL_DTYPE_Q4) {
+        q4_groups(m, begin, end, false);
+        return;
+    }
     for (size_t g = begin; g < end; g++) {
         switch (kind_of(m->w->dtype)) {
         case KIND_BF16:
@@ -17,6 +23,9 @@ static void direct(const struct matmul *m, size_t begin, size_t end)
             break;
         case KIND_F16:
             direct_group(m, g, KIND_F16);
+            break;
+        case KIND_I8:
+            direct_group(m, g, KIND_I8);
             break;
         default:
             direct_group(m, g, KIND_F32);
@@ -40,12 +49,19 @@ static void pack_x(void *panel, const float *x, size_t stride, int rows, size_t 
 
 static void pack_w(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k)
 {
+    if (w->dtype == MLL_DTYPE_Q4) {
+        q4_pack_rows(panel, w, false, row, rows, from, k);
+        return;
+    }
     switch (kind_of(w->dtype)) {
     case KIND_BF16:
         pack_w_rows(panel, w, KIND_BF16, row, rows, from, k);
         break;
     case KIND_F16:
         pack_w_rows(panel, w, KIND_F16, row, rows, from, k);
+        break;
+    case KIND_I8:
+        pack_w_rows(panel, w, KIND_I8, row, rows, from, k);
         break;
     default:
         pack_w_rows(panel, w, KIND_F32, row, rows, from, k);

@@ -1,15 +1,23 @@
-/* matmul_bf16.c - op_matmul of bf16 weights with the BF16 dot instruction (--compute bf16).
+/* matmul_bf16.c - op_matmul of bf16, 8-bit and 4-bit weights with the BF16 dot instruction
+ * (--compute bf16).
  *
- * x is rounded to bf16, to nearest, ties to even (denormals to zero). Elements 2 j and 2 j + 1 go
+ * x is rounded to bf16, to nearest, ties to even (denormals to zero), and so are 4-bit weights,
+ * value times absmax; 8-bit codes are exact. Elements 2 j and 2 j + 1 go
  * to lane j mod 16 by VDPBF16PS, in ascending j; elements behind the last column count as zeros;
  * the tree adds the lanes as in float32. The order depends on nothing but the columns, so that rows
  * alone or beside others, and any thread count, give the same bits. See matmul_zmm.h. */
-#include "matmul_zmm.h"
+#include "matmul_q4_zmm.h"
 
 static void direct(const struct matmul *m, size_t begin, size_t end)
 {
-    for (size_t g = begin; g < end; g++)
-        direct_group(m, g, KIND_BF16_DOT);
+    if (m->w->dtype == MLL_DTYPE_Q4)
+        q4_groups(m, begin, end, true);
+    else if (m->w->dtype == MLL_DTYPE_I8)
+        for (size_t g = begin; g < end; g++)
+            direct_group(m, g, KIND_I8_DOT);
+    else
+        for (size_t g = begin; g < end; g++)
+            direct_group(m, g, KIND_BF16_DOT);
 }
 
 static __m512i round_step(const float *x, size_t elements)
@@ -32,7 +40,12 @@ static void pack_x(void *panel, const float *x, size_t stride, int rows, size_t 
 
 static void pack_w(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k)
 {
-    pack_w_rows(panel, w, KIND_BF16_DOT, row, rows, from, k);
+    if (w->dtype == MLL_DTYPE_Q4)
+        q4_pack_rows(panel, w, true, row, rows, from, k);
+    else if (w->dtype == MLL_DTYPE_I8)
+        pack_w_rows(panel, w, KIND_I8_DOT, row, rows, from, k);
+    else
+        pack_w_rows(panel, w, KIND_BF16_DOT, row, rows, from, k);
 }
 
 static void tile(const struct matmul_tile *t)

@@ -89,10 +89,12 @@ static void run_tiles(const struct block *b, const struct k_range *k, size_t w_f
         t.x = x_panel_at(b, k, x);
         t.rows = (int)min_size(MATMUL_X, b->x_rows - x);
         for (size_t w = 0; w < w_rows; w += MATMUL_W) {
-            float bias[MATMUL_W];
+            struct matmul_ends ends;
             t.w = w_panels + w * k->steps * STEP_BYTES;
             t.cols = (int)min_size(MATMUL_W, w_rows - w);
-            t.bias = t.last ? matmul_bias(bias, m->bias, w_first + w, t.cols) : NULL;
+            t.ends = &ends;
+            if (t.last)
+                matmul_ends(&ends, m, w_first + w, t.cols);
             t.y = m->y + (b->x_first + x) * t.y_stride + w_first + w;
             b->form->tile(&t);
             t.acc += MATMUL_X * MATMUL_W * MATMUL_LANES;

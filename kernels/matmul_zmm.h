@@ -11,14 +11,14 @@
 #include <immintrin.h>
 
 #include "matmul.h"
+#include "quant.h"
 
 #define INLINE static inline __attribute__((always_inline))
 /* A loop of constant length, written out. */
 #define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
 
-/* How w is stored and multiplied: F32, F16 and BF16 widened to float32, or bf16 pairs as they are.
- */
-enum kind { KIND_F32, KIND_F16, KIND_BF16, KIND_BF16_DOT };
+/* How w is stored and multiplied: widened to float32, or as bf16 pairs. */
+enum kind { KIND_F32, KIND_F16, KIND_BF16, KIND_I8, KIND_BF16_DOT, KIND_I8_DOT };
 
 enum { STEP_BYTES = 64 };
 
@@ -26,20 +26,42 @@ struct lanes {
     __m512 at[MATMUL_X][MATMUL_W];
 };
 
+INLINE bool is_dot(const enum kind kind)
+{
+    return kind == KIND_BF16_DOT || kind == KIND_I8_DOT;
+}
+
 INLINE size_t step_of(const enum kind kind)
 {
-    return kind == KIND_BF16_DOT ? 32 : 16;
+    return is_dot(kind) ? 32 : 16;
 }
 
 /* of one stored element of w */
 INLINE size_t bytes_of(const enum kind kind)
 {
+    if (kind == KIND_I8 || kind == KIND_I8_DOT)
+        return 1;
     return kind == KIND_F32 ? 4 : 2;
 }
 
 INLINE __mmask32 mask_of(size_t elements)
 {
     return elements >= 32 ? 0xffffffffu : (1u << elements) - 1;
+}
+
+INLINE __m512 widen_i8(__m128i codes)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+
+/* 32 codes as bf16, which holds them exactly. */
+INLINE __m512 bf16_of_i8(__m256i codes)
+{
+    __m512i low = _mm512_castps_si512(widen_i8(_mm256_castsi256_si128(codes)));
+    __m512i high = _mm512_castps_si512(widen_i8(_mm256_extracti128_si256(codes, 1)));
+    __m256i l = _mm512_cvtepi32_epi16(_mm512_srli_epi32(low, 16));
+    __m256i h = _mm512_cvtepi32_epi16(_mm512_srli_epi32(high, 16));
+    return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(l), h, 1));
 }
 
 /* One step of w from element i; elements past the mask are zero and not read. */
@@ -52,6 +74,12 @@ INLINE __m512 load_w(const void *data, const enum kind kind, size_t i, const boo
     if (kind == KIND_BF16_DOT)
         return _mm512_castsi512_ps(whole ? _mm512_loadu_si512(at)
                                          : _mm512_maskz_loadu_epi16(mask, at));
+    if (kind == KIND_I8)
+        return widen_i8(whole ? _mm_loadu_si128((const __m128i *)(const void *)at)
+                              : _mm_maskz_loadu_epi8((__mmask16)mask, at));
+    if (kind == KIND_I8_DOT)
+        return bf16_of_i8(whole ? _mm256_loadu_si256((const __m256i *)(const void *)at)
+                                : _mm256_maskz_loadu_epi8(mask, at));
     __m256i h = whole ? _mm256_loadu_si256((const __m256i *)(const void *)at)
                       : _mm256_maskz_loadu_epi16((__mmask16)mask, at);
     if (kind == KIND_F16)
@@ -64,7 +92,7 @@ INLINE __m512 multiply_add(const enum kind kind, __m512 x, __m512 w, __m512 lane
                            __mmask32 mask)
 {
 #ifdef __AVX512BF16__
-    if (kind == KIND_BF16_DOT)
+    if (is_dot(kind))
         return _mm512_dpbf16_ps(lanes, (__m512bh)_mm512_castps_si512(x),
                                 (__m512bh)_mm512_castps_si512(w));
 #endif
@@ -112,13 +140,15 @@ INLINE __m128 sum_lanes(const __m512 at[MATMUL_W])
 }
 
 INLINE void write_sums(float *y, size_t y_stride, const struct lanes *l, const int rows, int cols,
-                       const float *bias)
+                       const struct matmul_ends *ends)
 {
     __mmask8 mask = (__mmask8)mask_of((size_t)cols);
     EACH (r, rows) {
         __m128 sum = sum_lanes(l->at[r]);
-        if (bias != NULL)
-            sum = _mm_add_ps(sum, _mm_loadu_ps(bias));
+        if (ends->scale != NULL)
+            sum = _mm_mul_ps(_mm_mul_ps(sum, _mm_loadu_ps(ends->scale)), _mm_set1_ps(ends->step));
+        if (ends->bias != NULL)
+            sum = _mm_add_ps(sum, _mm_loadu_ps(ends->bias));
         _mm_mask_storeu_ps(y + (size_t)r * y_stride, mask, sum);
     }
 }
@@ -139,11 +169,23 @@ INLINE void direct_step(struct lanes *l, const struct direct_rows *d, const enum
         w[o] = load_w(d->data, kind, d->w[o] + s * step_of(kind), whole, mask);
     EACH (r, rows) {
         const unsigned char *at = d->x[r] + s * STEP_BYTES;
-        __m512 x = whole || kind == KIND_BF16_DOT ? _mm512_loadu_ps(at)
-                                                  : _mm512_maskz_loadu_ps((__mmask16)mask, at);
+        __m512 x = whole || is_dot(kind) ? _mm512_loadu_ps(at)
+                                         : _mm512_maskz_loadu_ps((__mmask16)mask, at);
         EACH (o, MATMUL_W)
             l->at[r][o] = multiply_add(kind, x, w[o], l->at[r][o], whole, mask);
     }
+}
+
+/* The sums of rows [row, row + rows) of x by group g of w. */
+INLINE void write_group(const struct matmul *m, size_t row, const int rows, size_t g,
+                        const struct lanes *l)
+{
+    const size_t w_first = g * MATMUL_W, w_left = (size_t)m->w->rows - w_first;
+    const int w_rows = w_left < MATMUL_W ? (int)w_left : MATMUL_W;
+    struct matmul_ends ends;
+    matmul_ends(&ends, m, w_first, w_rows);
+    write_sums(m->y + row * (size_t)m->w->rows + w_first, (size_t)m->w->rows, l, rows, w_rows,
+               &ends);
 }
 
 /* Rows [row, row + rows) of x by group g of w; a group that passes the last row of w repeats it.
@@ -172,10 +214,7 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
     if (rest > 0)
         direct_step(&l, &d, kind, rows, steps, false, mask_of(rest));
 
-    float bias[MATMUL_W];
-    int w_rows = w_left < MATMUL_W ? (int)w_left : MATMUL_W;
-    write_sums(m->y + row * (size_t)m->w->rows + w_first, (size_t)m->w->rows, &l, rows, w_rows,
-               matmul_bias(bias, m->bias, w_first, w_rows));
+    write_group(m, row, rows, g, &l);
 }
 
 INLINE void direct_group(const struct matmul *m, size_t g, const enum kind kind)
@@ -258,7 +297,7 @@ INLINE void panel_tile(const struct matmul_tile *t, const enum kind kind, const 
                                  _mm512_load_ps(w + o * STEP_BYTES), l.at[r][o], false, mask);
     }
     if (t->last)
-        write_sums(t->y, t->y_stride, &l, rows, t->cols, t->bias);
+        write_sums(t->y, t->y_stride, &l, rows, t->cols, t->ends);
     else
         store_lanes(t->acc, &l, rows);
 }

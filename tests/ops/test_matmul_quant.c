@@ -9,6 +9,7 @@ static const struct quant_kind kinds[] = {
     {MLL_DTYPE_Q4, true, false, 64, MLL_DTYPE_F32},
     {MLL_DTYPE_Q4, false, true, 64, MLL_DTYPE_F32},
     {MLL_DTYPE_Q4, true, false, 64, MLL_DTYPE_BF16},
+    {MLL_DTYPE_Q4, false, false, 64, MLL_DTYPE_BF16},
     {MLL_DTYPE_Q4, false, false, 64, MLL_DTYPE_F16},
     {MLL_DTYPE_Q4, true, true, 128, MLL_DTYPE_F32},
     {MLL_DTYPE_Q4, true, false, 32, MLL_DTYPE_F32},
@@ -56,14 +57,21 @@ static void unmake(struct run *r)
     free(r->y);
 }
 
-static double *reference(const struct run *r)
+/* The formula in double. bf16: as --compute bf16 has it, x and 4-bit weights rounded to bf16. */
+static double *reference(const struct run *r, bool bf16)
 {
     size_t rows = (size_t)r->c->rows, cols = (size_t)r->c->cols;
     double *y = malloc(r->n_y * sizeof *y);
     for (size_t i = 0; i < r->n_y; i++) {
         y[i] = r->c->bias ? weight_at(r->bias.data, r->bias.dtype, i % rows) : 0;
-        for (size_t k = 0; k < cols; k++)
-            y[i] += (double)r->x[i / rows * cols + k] * quant_value(r->w, i % rows * cols + k);
+        for (size_t k = 0; k < cols; k++) {
+            double x = r->x[i / rows * cols + k], w = quant_value(r->w, i % rows * cols + k);
+            if (bf16)
+                x = bf16_to_f32(bf16_from_f32((float)x));
+            if (bf16 && r->w->mat.dtype == MLL_DTYPE_Q4)
+                w = bf16_to_f32(bf16_from_f32((float)w));
+            y[i] += x * w;
+        }
     }
     return y;
 }
@@ -74,9 +82,18 @@ static void multiply(struct mll_exec *ex, struct run *r)
     op_matmul(ex, r->y, r->x, &r->w->mat, r->c->bias ? &r->bias : NULL, r->c->n);
 }
 
-static size_t scratch(void)
+static struct mll_exec *open_exec(int threads, bool bf16, size_t scratch)
 {
-    struct mll_exec *ex = op_exec(7, MLL_ISA_AUTO, 0);
+    struct mll_exec *ex = NULL;
+    struct mll_error err;
+    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, bf16, scratch, &err) != MLL_OK)
+        cr_skip_test("this CPU has no BF16 dot instruction");
+    return ex;
+}
+
+static size_t scratch_of(bool bf16)
+{
+    struct mll_exec *ex = open_exec(7, bf16, 0);
     size_t most = 0;
     for (int i = 0; i < N_CASES; i++) {
         size_t bytes = op_matmul_scratch(ex, cases[i].n, cases[i].cols);
@@ -90,12 +107,12 @@ Test(op_matmul_quant, every_form_and_thread_count_gives_the_bits_of_the_c_form)
 {
     for (int i = 0; i < N_CASES * N_KINDS; i++) {
         struct run r = make(&cases[i / N_KINDS], &kinds[i % N_KINDS]);
-        double *expected = reference(&r);
+        double *expected = reference(&r, false);
         float *first = NULL;
         char what[64];
         snprintf(what, sizeof what, "case %d, kind %d", i / N_KINDS, i % N_KINDS);
         struct mll_exec *ex = NULL;
-        while ((ex = op_each_exec(ex, scratch())) != NULL) {
+        while ((ex = op_each_exec(ex, scratch_of(false))) != NULL) {
             multiply(ex, &r);
             /* weights in float32 have up to three roundings, dot products their own */
             op_judge(&first, r.y, expected, r.n_y, 1e-12, 1e-12, ex, what);
@@ -126,11 +143,40 @@ static void check_rows_alone(struct mll_exec *ex, struct run *r)
 Test(op_matmul_quant, a_row_has_the_same_bits_alone_and_among_others)
 {
     struct mll_exec *ex = NULL;
-    while ((ex = op_each_exec(ex, scratch())) != NULL) {
+    while ((ex = op_each_exec(ex, scratch_of(false))) != NULL) {
         for (int i = 0; i < N_CASES * N_KINDS && exec_threads(ex) == 2; i++) {
             struct run r = make(&cases[i / N_KINDS], &kinds[i % N_KINDS]);
             check_rows_alone(ex, &r);
             unmake(&r);
         }
     }
+}
+
+/* Shapes that the BF16 form does not know take the plain form. */
+static bool has_bf16_form(const struct quant_case *c, const struct quant_kind *k)
+{
+    return k->dtype == MLL_DTYPE_I8 || (c->cols % 64 == 0 && k->block % 64 == 0);
+}
+
+Test(op_matmul_quant, bf16_compute_is_the_formula_on_rounded_numbers)
+{
+    struct mll_exec *ex = open_exec(1, true, scratch_of(true));
+    struct mll_exec *other = open_exec(3, true, scratch_of(true));
+    for (int i = 0; i < N_CASES * N_KINDS; i++) {
+        const struct quant_case *c = &cases[i / N_KINDS];
+        struct run r = make(c, &kinds[i % N_KINDS]), again = make(c, &kinds[i % N_KINDS]);
+        double *expected = reference(&r, has_bf16_form(c, &kinds[i % N_KINDS]));
+        multiply(ex, &r);
+        multiply(other, &again);
+        double nmse = op_nmse(r.y, expected, r.n_y);
+        /* the absmax's own roundings may move a weight to the next bf16 number, 2^-8 away */
+        cr_expect(nmse <= 1e-8, "case %d, kind %d: nmse %g", i / N_KINDS, i % N_KINDS, nmse);
+        cr_expect_eq(op_first_difference(r.y, again.y, r.n_y), r.n_y);
+        check_rows_alone(ex, &r);
+        free(expected);
+        unmake(&r);
+        unmake(&again);
+    }
+    exec_close(ex);
+    exec_close(other);
 }

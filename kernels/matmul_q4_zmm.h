@@ -1,0 +1,147 @@
+/* matmul_q4_zmm.h - 4-bit weights in 512-bit registers, for both arithmetics of matmul_zmm.h.
+ * Included by matmul_avx512.c and matmul_bf16.c alone.
+ *
+ * The 16 values of the codes, times a block's absmax and rounded as the weight asks, are a table in
+ * one register: 16 products serve the 64 weights of a chunk, and one permute looks 16 weights up
+ * (32 in bf16). A permute reads only the lowest bits of an index, so that a code needs to be
+ * shifted down, but nothing of what stands above it cleared. */
+#ifndef MLL_MATMUL_Q4_ZMM_H
+#define MLL_MATMUL_Q4_ZMM_H
+
+#include "matmul_zmm.h"
+
+/* Rows of x in a tile: more would push the tables out of the registers. */
+enum { Q4_X = 4 };
+
+struct q4 {
+    const unsigned char *codes;
+    const struct mat_blocks *blocks;
+    int block_shift;
+    __m512 values;
+    __m512i spread, shifts; /* of one step's bytes over the lanes */
+};
+
+INLINE struct q4 q4_of(const struct mat *w, const bool dot)
+{
+    struct q4 q = {.codes = w->data,
+                   .blocks = w->blocks,
+                   .block_shift = __builtin_ctz((unsigned)w->blocks->block),
+                   .values = _mm512_loadu_ps(w->blocks->values)};
+    unsigned char spread[64];
+    /* float32: bytes 0-7 to pairs of dwords; bf16: bytes 0-15 to pairs of words */
+    for (int i = 0; i < 64; i++)
+        spread[i] = (unsigned char)(dot ? i / 4 : i / 8);
+    q.spread = _mm512_loadu_si512(spread);
+    /* the first of a pair is the high half of its byte */
+    q.shifts = dot ? _mm512_set1_epi32(4) : _mm512_set1_epi64(4);
+    return q;
+}
+
+/* The table of the chunk at element `first`, as float32 or twice over as bf16. */
+INLINE __m512 q4_table(const struct q4 *q, size_t first, const bool dot)
+{
+    __m512 t =
+        _mm512_mul_ps(q->values, _mm512_set1_ps(quant_absmax(q->blocks, first >> q->block_shift)));
+    if (q->blocks->rounded == MLL_DTYPE_F16)
+        t = _mm512_cvtph_ps(_mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    if (q->blocks->rounded != MLL_DTYPE_BF16 && !dot)
+        return t;
+    __m512i bits = _mm512_castps_si512(t), odd = _mm512_srli_epi32(bits, 16);
+    odd = _mm512_and_si512(odd, _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    if (!dot)
+        return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-0x10000)));
+    __m256i h = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+    return _mm512_castsi512_ps(_mm512_broadcast_i64x4(h));
+}
+
+/* One step of weights from element i, which starts a byte, looked up in the table of its chunk. */
+INLINE __m512 q4_weights(const struct q4 *q, __m512 table, size_t i, const bool dot)
+{
+    if (dot) {
+        __m512i bytes = _mm512_broadcast_i32x4(
+            _mm_loadu_si128((const __m128i *)(const void *)(q->codes + i / 2)));
+        __m512i index = _mm512_srlv_epi16(_mm512_shuffle_epi8(bytes, q->spread), q->shifts);
+        return _mm512_castsi512_ps(_mm512_permutexvar_epi16(index, _mm512_castps_si512(table)));
+    }
+    long long bytes;
+    memcpy(&bytes, q->codes + i / 2, sizeof bytes);
+    __m512i index = _mm512_shuffle_epi8(_mm512_set1_epi64(bytes), q->spread);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(index, q->shifts), table);
+}
+
+/* ---- few rows of x --------------------------------------------------------------------------- */
+
+INLINE void q4_tile(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
+                    size_t g, const bool dot)
+{
+    const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W, step = dot ? 32 : 16;
+    const size_t w_left = (size_t)m->w->rows - w_first;
+    const int steps = Q4_CHUNK / (dot ? 32 : 16);
+    const char *ahead = (const char *)q->codes + (w_first + MATMUL_W) * cols / 2;
+    const unsigned char *x = m->x_steps + row * m->x_stride;
+    size_t w[MATMUL_W];
+    struct lanes l;
+    clear_lanes(&l, rows);
+    EACH (o, MATMUL_W)
+        w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
+    for (size_t k = 0; k < cols; k += Q4_CHUNK) {
+        __m512 table[MATMUL_W];
+        _mm_prefetch(ahead + k * 2, _MM_HINT_T0); /* two lines a chunk of four rows */
+        _mm_prefetch(ahead + k * 2 + 64, _MM_HINT_T0);
+        EACH (o, MATMUL_W)
+            table[o] = q4_table(q, w[o] + k, dot);
+        EACH (s, steps) {
+            const size_t at = k + (size_t)s * step;
+            __m512 wv[MATMUL_W];
+            EACH (o, MATMUL_W)
+                wv[o] = q4_weights(q, table[o], w[o] + at, dot);
+            EACH (r, rows) {
+                __m512 xv = _mm512_loadu_ps(x + (size_t)r * m->x_stride + at / step * STEP_BYTES);
+                EACH (o, MATMUL_W)
+                    l.at[r][o] = multiply_add(dot ? KIND_BF16_DOT : KIND_F32, xv, wv[o], l.at[r][o],
+                                              true, 0);
+            }
+        }
+    }
+    write_group(m, row, rows, g, &l);
+}
+
+INLINE void q4_groups(const struct matmul *m, size_t begin, size_t end, const bool dot)
+{
+    const struct q4 q = q4_of(m->w, dot);
+    const size_t n = (size_t)m->n;
+    for (size_t g = begin; g < end; g++) {
+        size_t row = 0;
+        for (; row + Q4_X <= n; row += Q4_X)
+            q4_tile(m, &q, row, Q4_X, g, dot);
+        if (n - row == 3)
+            q4_tile(m, &q, row, 3, g, dot);
+        else if (n - row == 2)
+            q4_tile(m, &q, row, 2, g, dot);
+        else if (n - row == 1)
+            q4_tile(m, &q, row, 1, g, dot);
+    }
+}
+
+/* ---- many rows: packed panels ---------------------------------------------------------------- */
+
+/* As pack_w_rows; `from` and k are whole steps, since the columns are whole chunks. */
+INLINE void q4_pack_rows(void *panel, const struct mat *w, const bool dot, size_t row, int rows,
+                         size_t from, size_t k)
+{
+    const struct q4 q = q4_of(w, dot);
+    const size_t step = dot ? 32 : 16;
+    for (size_t o = 0; o < MATMUL_W; o++) {
+        size_t first = (row + (o < (size_t)rows ? o : (size_t)rows - 1)) * (size_t)w->cols + from;
+        unsigned char *out = (unsigned char *)panel + o * STEP_BYTES;
+        __m512 table = _mm512_setzero_ps();
+        for (size_t i = 0; i < k; i += step, out += MATMUL_W * STEP_BYTES) {
+            if (i == 0 || (from + i) % Q4_CHUNK == 0)
+                table = q4_table(&q, first + i, dot);
+            _mm512_store_ps(out, q4_weights(&q, table, first + i, dot));
+        }
+    }
+}
+
+#endif
