@@ -9,8 +9,8 @@
  * The first exec, one of the CPU, is judged by the reference, the CPU's others by the first, by
  * bits; the GPU by the reference within a bound of its own, or by bits too where the bound is 0.
  *
- * Ops get pointers from op_dev() and weights from op_weight(): the host's own blocks on the CPU and
- * in the shim, so that a sanitizer sees their exact ends, copies on a GPU.
+ * Ops get pointers from op_dev() and weights from op_weight(): the host's own blocks on the CPU, so
+ * that a sanitizer sees their exact ends, copies on a GPU.
  *
  *     struct mll_exec *ex = NULL;
  *     while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
@@ -75,21 +75,10 @@ static inline bool op_is_cuda(const struct mll_exec *ex)
     return strncmp(exec_describe(ex), "cuda", 4) == 0;
 }
 
-/* Whether the exec's memory is another than this process's. */
-static inline bool op_is_apart(const struct mll_exec *ex)
-{
-#ifdef MLL_SHIM
-    (void)ex;
-    return false;
-#else
-    return op_is_cuda(ex);
-#endif
-}
-
 /* Where ops of this exec find the block: itself, or a copy in the arena. */
 static inline void *op_dev(struct mll_exec *ex, const void *host, size_t bytes)
 {
-    if (!op_is_apart(ex))
+    if (!op_is_cuda(ex))
         return (void *)(uintptr_t)host;
     void *device = exec_alloc(ex, bytes);
     exec_upload(ex, device, host, bytes);
@@ -175,20 +164,22 @@ static inline struct mll_exec *op_exec(int threads, enum mll_isa isa, size_t scr
     return ex;
 }
 
+#ifdef MLL_SHIM
+#define OP_DEVICE_BYTES ((size_t)1 << 24)
+#else
+#define OP_DEVICE_BYTES ((size_t)1 << 28)
+#endif
+
 /* A GPU's exec, with room for what op_dev copies; NULL where there is none. */
 static inline struct mll_exec *op_exec_cuda(size_t scratch)
 {
     struct exec_cuda_options options = {0};
     struct mll_exec *ex;
     struct mll_error err;
-#ifdef MLL_SHIM
-    scratch += (size_t)1 << 24;
-#else
-    scratch += (size_t)1 << 28;
-#endif
     if (exec_cuda_devices() == 0)
         return NULL;
-    cr_assert_eq(exec_open_cuda(&ex, &options, scratch, &err), MLL_OK, "%s", err.message);
+    cr_assert_eq(exec_open_cuda(&ex, &options, scratch + OP_DEVICE_BYTES, &err), MLL_OK, "%s",
+                 err.message);
     return ex;
 }
 
