@@ -92,6 +92,7 @@ void launched(struct mll_exec *ex, const char *kernel)
 {
     struct exec_cuda *e = exec_cuda(ex);
     cudaError_t error = cudaGetLastError();
+    e->operand.x = NULL;
     if (error == cudaSuccess && e->options.debug_sync)
         error = cudaStreamSynchronize(e->stream);
     if (error == cudaSuccess || e->error != cudaSuccess)

@@ -17,11 +17,12 @@ struct fault_site {
     int64_t bound;
 };
 
-/* Half rows of the last operand: (n, padded k) fp16, each row divided by its power of two. */
+/* Activations x (n, cols), or weights, as a matmul takes them: fp16 rows, row r divided by the
+ * power of two scale[r], zeros behind them; half_rows.cu makes them. */
 struct operand {
     const float *x; /* what it was made from; NULL: none */
-    int n, k, stride;
-    __half *rows;
+    int n, cols, stride;
+    __half *rows; /* (n, stride), 16-byte aligned */
     float *scale; /* (n) */
 };
 
@@ -36,6 +37,7 @@ struct exec_cuda {
     char error_where[64];
     void **weights; /* (n_weights) device memory that exec_load_weight took */
     int n_weights, weights_size;
+    struct operand operand; /* that the last launch left; x NULL: none */
 };
 
 static inline struct exec_cuda *exec_cuda(struct mll_exec *ex)
@@ -48,10 +50,35 @@ static inline cudaStream_t stream_of(struct mll_exec *ex)
     return exec_cuda(ex)->stream;
 }
 
-/* Keeps the error of the launch or call just made. */
+/* Keeps the error of the launch or call just made, and forgets the kept operand. */
 void launched(struct mll_exec *ex, const char *kernel);
 /* What a kernel needs to check an index of op against bound. */
 struct bounds bounds_of(struct mll_exec *ex, enum mll_op op, int64_t bound);
+
+/* ---- half_rows.cu ---------------------------------------------------------------------------- */
+
+/* Elements between two half rows: whole 128-byte lines, so that no kernel checks columns. */
+static inline int half_stride(int cols)
+{
+    return (cols + 63) / 64 * 64;
+}
+
+/* rows (n, half_stride(cols)) and scale (n) of n weight rows of dtype F32, F16 or BF16, aligned for
+ * it; *underflows (device memory, may be NULL) grows by how many other elements became zero. */
+void weights_to_half(struct mll_exec *ex, __half *rows, float *scale,
+                     unsigned long long *underflows, const void *data, enum mll_dtype dtype, int n,
+                     int cols);
+
+/* The operand of a matmul: x converted, or what a producer of x kept just before. It lies in the
+ * arena behind all that is allocated, where the next exec_alloc may overwrite it: op_matmul_scratch
+ * has its bytes (operand_bytes). */
+struct operand operand_of(struct mll_exec *ex, const float *x, int n, int cols);
+size_t operand_bytes(int n, int cols);
+/* For a kernel that writes x (n, cols) and its half form at once: where that goes (rows NULL: the
+ * arena has no room, write x only), and after launched(): it is there. The next launch of any op
+ * but matmul forgets it. */
+struct operand operand_place(struct mll_exec *ex, const float *x, int n, int cols);
+void operand_keep(struct mll_exec *ex, const struct operand *o);
 
 static inline unsigned blocks_for(size_t n, size_t per_block)
 {
