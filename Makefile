@@ -1,6 +1,6 @@
 # Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help setup build cuda sm70 demo test asan fuzz slow fmt check eval golden bench install
+.PHONY: help setup build cuda sm70 resources demo test asan fuzz slow fmt check eval golden bench install
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 N ?= 500
 SEED ?= 7
@@ -25,6 +25,9 @@ test: ## every test
 sm70: ## compile every kernel for sm_70 (V100) with NVRTC 12.9; warnings and spills are errors
 	@scripts/setup.sh nvrtc
 	@scripts/nvrtc.py 70
+resources: ## registers, shared memory, occupancy of every kernel: bench/results/resources.md
+	@scripts/setup.sh nvrtc
+	@scripts/resources.py
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/setup.sh build test
 	@scripts/test.sh asan

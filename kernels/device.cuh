@@ -7,6 +7,8 @@
  *
  *   SHARED(T, name, dims)          a __shared__ array, 16-byte aligned
  *   DYN_SHARED(T, name)            the launch's dynamic shared memory as T *name
+ *   DYN_SHARED_BYTES(bytes)        how much of it this kernel is launched with: a constant, for the
+ *                                  table of scripts/resources.py
  *   LAUNCH(kernel, grid, block, shared bytes, stream, arguments...) */
 #ifndef MLL_DEVICE_CUH
 #define MLL_DEVICE_CUH
@@ -48,6 +50,12 @@ typedef unsigned long size_t;
 
 #define WARP      32
 #define ALL_LANES 0xffffffffu
+
+#if defined(__CUDACC_RTC__)
+#define DYN_SHARED_BYTES(bytes) asm volatile("// dynamic shared memory %0" ::"n"((int)(bytes)))
+#else
+#define DYN_SHARED_BYTES(bytes) ((void)(bytes))
+#endif
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 

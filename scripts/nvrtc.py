@@ -127,16 +127,16 @@ def kernels_of(text):
                       r"(\w+)\s*\([^;]*?\)\s*\{", text)
 
 
-def compile_all(jobs):
-    """Yields a Compiled for every (source, arch), in order, on all cores."""
+def on_all_cores(function, jobs):
+    """The results of function(job) for every job, in order."""
     with ProcessPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        yield from pool.map(compile_source, jobs)
+        return list(pool.map(function, jobs))
 
 
 def main(archs):
     install()
     passed = failed = 0
-    for c in compile_all([(s, a) for a in archs for s in sources()]):
+    for c in on_all_cores(compile_source, [(s, a) for a in archs for s in sources()]):
         if c.ok:
             passed += 1
             continue

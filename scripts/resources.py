@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""What every kernel takes of an SM, per architecture, as NVRTC 12.9 compiles it.
+
+    resources.py            rewrite bench/results/resources.md
+    resources.py --check    fail where a kernel is worse than that table says, or is not in it
+
+Worse: spilled registers, fewer warps on an SM, or more registers than before (more than two and
+than a twentieth). Occupancy follows from registers, shared memory and block size by the rules of
+the CUDA programming guide (table "technical specifications per compute capability") and of the
+occupancy calculator; the block size is the kernel's launch bound, dynamic shared memory what its
+DYN_SHARED_BYTES says. Instructions are counted in the disassembly, unrolled
+loops as they stand.
+"""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+import nvrtc
+
+TABLE = os.path.join(nvrtc.ROOT, "bench", "results", "resources.md")
+ARCHS = ["70", "75", "80", "86", "89", "90"]
+
+# arch: threads, blocks, shared memory of an SM in KiB; a block of 8.0 and later also takes 1 KiB for
+# the system, shared memory is given in units of 256 (7.x) or 128 bytes. All: 64 Ki registers, given
+# to a warp in units of 256.
+SM = {"70": (2048, 32, 96, 0, 256), "75": (1024, 16, 64, 0, 256), "80": (2048, 32, 164, 1, 128),
+      "86": (1536, 16, 100, 1, 128), "89": (1536, 24, 100, 1, 128), "90": (2048, 32, 228, 1, 128)}
+
+COUNTED = [("HMMA", r"\bHMMA\b"), ("LDG.128", r"\bLDG(\.\w+)*\.128\b"), ("LDGSTS", r"\bLDGSTS\b"),
+           ("LDS", r"\bLDS\b"), ("LDSM", r"\bLDSM\b"), ("SHFL", r"\bSHFL\b")]
+COLUMNS = ["kernel", "sm", "threads", "registers", "static", "dynamic", "spilled", "blocks",
+           "occupancy"] + [name for name, _ in COUNTED] + ["all"]
+
+
+def up(x, unit):
+    return (x + unit - 1) // unit * unit
+
+
+def blocks_per_sm(arch, threads, registers, shared):
+    """How many blocks are resident on an SM at once.
+
+    >>> blocks_per_sm("70", 128, 96, 10240)  # 20 warps' registers
+    5
+    >>> blocks_per_sm("70", 256, 33, 0)  # 40 registers are given
+    6
+    >>> blocks_per_sm("80", 256, 32, 40000), blocks_per_sm("89", 256, 32, 40000)  # shared memory
+    (4, 2)
+    >>> blocks_per_sm("86", 32, 16, 0), blocks_per_sm("75", 1024, 64, 65536)  # blocks; all of it
+    (16, 1)
+    """
+    sm_threads, sm_blocks, sm_shared, reserved, unit = SM[arch]
+    warps = up(threads, 32) // 32
+    limits = [sm_blocks, sm_threads // 32 // warps]
+    # The registers lie in four parts of the SM, each serving a quarter of the warps.
+    limits.append(16384 // up(max(registers, 1) * 32, 256) * 4 // warps)
+    taken = up(shared + 1024 * reserved, unit)
+    if taken:
+        limits.append(sm_shared * 1024 // taken)
+    return min(limits)
+
+
+def demangled(names):
+    """The C++ names of mangled ones, without parameters."""
+    text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True,
+                          check=True).stdout
+    return [re.sub(r"^void |\(.*", "", line).strip() for line in text.splitlines()]
+
+
+def instructions(cubin):
+    """The instructions of every kernel in a binary: {mangled name: [opcode]}."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+        f.write(cubin)
+        f.flush()
+        text = subprocess.run([nvrtc.DISASSEMBLER, "-c", f.name], capture_output=True, text=True,
+                              check=True).stdout
+    found, current = {}, []
+    for line in text.splitlines():
+        section = re.match(r"\s*\.section\s+\.text\.(\S+?),", line)
+        if section:
+            current = found.setdefault(section.group(1), [])
+        code = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]*)", line)
+        if code and code.group(1) != "NOP":
+            current.append(code.group(1))
+    return found
+
+
+def kernel_rows(job):
+    """The table's rows of one (source, arch)."""
+    compiled = nvrtc.compile_source(job)
+    if not compiled.ok:
+        raise ValueError(f"{compiled.source} for sm_{compiled.arch}:\n{compiled.log}")
+    rows = []
+    entries = re.split(r"\.entry\s+", compiled.ptx)[1:]
+    names = [re.match(r"\w+", e).group(0) for e in entries]
+    code = instructions(compiled.cubin)
+    for name, shown, ptx in zip(names, demangled(names), entries):
+        used = re.search(rf"Function properties for {name}\n.*?(\d+) bytes spill stores.*?"
+                         r"Used (\d+) registers(.*)", compiled.log, re.S)
+        static = re.search(r"^[^\n]*?(\d+) bytes smem", used.group(3))
+        bound = re.search(r"\.maxntid (\d+)", ptx)
+        dynamic = re.search(r"// dynamic shared memory (\d+)", ptx)
+        if bound is None:
+            raise ValueError(f"{shown} has no __launch_bounds__")
+        if dynamic is None and "mll_dynamic_shared" in ptx:
+            raise ValueError(f"{shown} has dynamic shared memory and no DYN_SHARED_BYTES")
+        row = {"kernel": shown, "sm": compiled.arch, "threads": int(bound.group(1)),
+               "registers": int(used.group(2)), "static": int(static.group(1)) if static else 0,
+               "dynamic": int(dynamic.group(1)) if dynamic else 0, "spilled": int(used.group(1)),
+               "all": len(code[name])}
+        row["blocks"] = blocks_per_sm(compiled.arch, row["threads"], row["registers"],
+                                      row["static"] + row["dynamic"])
+        row["occupancy"] = 100 * row["blocks"] * row["threads"] // SM[compiled.arch][0]
+        for column, pattern in COUNTED:
+            row[column] = sum(re.match(pattern, c) is not None for c in code[name])
+        rows.append(row)
+    return rows
+
+
+def measure():
+    """Every kernel for every architecture, sorted; ends the program where one does not compile."""
+    jobs = [(s, a) for s in nvrtc.sources() for a in ARCHS]
+    try:
+        rows = sum(nvrtc.on_all_cores(kernel_rows, jobs), [])
+    except ValueError as e:
+        sys.exit(f"resources: {e}")
+    return sorted(rows, key=lambda r: (r["kernel"], r["sm"]))
+
+
+HEADER = """# What every kernel takes
+
+Made by `make resources` (scripts/resources.py says how) with NVRTC 12.9.86; CI fails where a kernel
+gets worse than this table. static, dynamic: bytes of shared memory a block; spilled: bytes of
+registers; blocks: on an SM at once, occupancy: their share of its threads in percent; then
+instructions in the disassembly. LDG.128, LDGSTS: loads of 16 bytes, copies to shared memory; LDS and
+LDSM: reads of it; SHFL: shuffles.
+
+"""
+
+
+def write(rows):
+    with open(TABLE, "w") as f:
+        f.write(HEADER + "| " + " | ".join(COLUMNS) + " |\n")
+        f.write("|" + " --- |" + " ---: |" * (len(COLUMNS) - 1) + "\n")
+        for r in rows:
+            f.write("| " + " | ".join(str(r[c]) for c in COLUMNS) + " |\n")
+
+
+def read_table():
+    """{(kernel, sm): row} of the table as it is checked in."""
+    rows = {}
+    with open(TABLE) as f:
+        for line in f:
+            cells = [c.strip() for c in line.strip().strip("|").split("|")]
+            if len(cells) == len(COLUMNS) and cells[1].isdigit():
+                row = dict(zip(COLUMNS, [cells[0], cells[1]] + [int(c) for c in cells[2:]]))
+                rows[row["kernel"], row["sm"]] = row
+    return rows
+
+
+def worse(now, before):
+    """In words, what is worse; empty if nothing."""
+    if before is None:
+        return ["not in the table"]
+    found = []
+    if now["spilled"]:
+        found.append(f"{now['spilled']} bytes spilled")
+    if now["occupancy"] < before["occupancy"]:
+        found.append(f"occupancy {before['occupancy']} -> {now['occupancy']} %")
+    if now["registers"] > before["registers"] + max(2, before["registers"] // 20):
+        found.append(f"registers {before['registers']} -> {now['registers']}")
+    return found
+
+
+def main(arguments):
+    if doctest.testmod().failed:
+        return 1
+    nvrtc.install()
+    rows = measure()
+    if arguments != ["--check"]:
+        write(rows)
+        print(f"{len(rows)} rows in {os.path.relpath(TABLE)}")
+        return 0
+    table, failed = read_table(), 0
+    for row in rows:
+        found = worse(row, table.get((row["kernel"], row["sm"])))
+        failed += bool(found)
+        if found:
+            print(f"{row['kernel']} sm_{row['sm']}: " + ", ".join(found))
+    if failed:
+        print("If this is meant, `make resources` rewrites bench/results/resources.md: commit it too.")
+    print(f"{len(rows) - failed} passed, {failed} failed")
+    return failed != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
