@@ -107,4 +107,4 @@ const struct option_row option_table[] = {
     {"help", 'h', OPT_FLAG, AT(help), ALL, NULL, "this text", 0, 0},
 };
 const size_t option_count = sizeof option_table / sizeof *option_table;
-_Static_assert(sizeof option_table / sizeof *option_table <= 64, "struct args.given has 64 bits");
+_Static_assert(sizeof option_table / sizeof *option_table <= OPTIONS_MAX, "struct args.given");

@@ -129,14 +129,14 @@ static enum mll_status set_flag(struct args *args, const struct option_row *row,
     /* a list given by flag replaces the one from the environment, a flag wins over all */
     if (!store(args, row, value))
         return refuse(row, spelt, value ? value : "", MLL_ERR_USAGE, err);
-    args->given |= (uint64_t)1 << (row - option_table);
+    args->given[row - option_table] = true;
     return MLL_OK;
 }
 
 static enum mll_status unknown_option(const char *spelt, size_t n, enum command_id command,
                                       struct mll_error *err)
 {
-    const char *names[64];
+    const char *names[OPTIONS_MAX];
     size_t n_names = 0;
     for (size_t i = 0; i < option_count; i++)
         if (option_table[i].commands & 1u << command && option_table[i].kind != OPT_LATER)
@@ -185,8 +185,8 @@ static enum mll_status parse_variables(struct args *args, struct mll_error *err)
 {
     for (size_t i = 0; i < option_count; i++) {
         const struct option_row *row = &option_table[i];
-        if (!(row->commands & 1u << args->command) || args->given >> i & 1 ||
-            row->kind == OPT_LATER || row->offset == offsetof(struct args, help))
+        if (!(row->commands & 1u << args->command) || args->given[i] || row->kind == OPT_LATER ||
+            row->offset == offsetof(struct args, help))
             continue;
         char name[64];
         snprintf(name, sizeof name, "MLLAMA_%s", row->name);
@@ -200,7 +200,7 @@ static enum mll_status parse_variables(struct args *args, struct mll_error *err)
         snprintf(source, sizeof source, "%s%s", name, from_file ? " (.env)" : "");
         if (!store(args, row, value))
             return refuse(row, source, value, MLL_ERR_BAD_OPTION, err);
-        args->given |= (uint64_t)1 << i;
+        args->given[i] = true;
     }
     return MLL_OK;
 }
@@ -242,7 +242,7 @@ bool args_given(const struct args *args, const char *name)
 {
     const struct option_row *row = find_name(name, strlen(name));
     MLL_ASSERT(row != NULL);
-    return args->given >> (row - option_table) & 1;
+    return args->given[row - option_table];
 }
 
 /* ---- texts ---- */

@@ -23,6 +23,8 @@ enum command_id {
     CMD_COUNT
 };
 
+#define OPTIONS_MAX 128
+
 struct string_list {
     const char **items;
     size_t n;
@@ -35,7 +37,7 @@ struct args {
     const char *const *operands;
     size_t n_operands;
     const struct environment *env;
-    uint64_t given; /* bit i: row i of the table was given, wherever */
+    bool given[OPTIONS_MAX]; /* row i of the table was given, wherever */
     bool help, version, json, verbose;
 
     /* model */
