@@ -10,23 +10,21 @@
 
 #include "matmul_zmm.h"
 
-/* Rows of x in a tile: more would push the tables out of the registers. */
-enum { Q4_X = 4 };
+/* Rows of x in a tile: more would push the tables out of the registers. Chunks in a run: what is
+ * known of their absmax before they are multiplied. */
+enum { Q4_X = 4, Q4_RUN = 32 };
 
 struct q4 {
     const unsigned char *codes;
     const struct mat_blocks *blocks;
-    int block_shift;
     __m512 values;
     __m512i spread, shifts; /* of one step's bytes over the lanes */
 };
 
 INLINE struct q4 q4_of(const struct mat *w, const bool dot)
 {
-    struct q4 q = {.codes = w->data,
-                   .blocks = w->blocks,
-                   .block_shift = __builtin_ctz((unsigned)w->blocks->block),
-                   .values = _mm512_loadu_ps(w->blocks->values)};
+    struct q4 q = {
+        .codes = w->data, .blocks = w->blocks, .values = _mm512_loadu_ps(w->blocks->values)};
     unsigned char spread[64];
     /* float32: bytes 0-7 to pairs of dwords; bf16: bytes 0-15 to pairs of words */
     for (int i = 0; i < 64; i++)
@@ -37,11 +35,10 @@ INLINE struct q4 q4_of(const struct mat *w, const bool dot)
     return q;
 }
 
-/* The table of the chunk at element `first`, as float32 or twice over as bf16. */
-INLINE __m512 q4_table(const struct q4 *q, size_t first, const bool dot)
+/* The table of a chunk, as float32 or twice over as bf16. */
+INLINE __m512 q4_table(const struct q4 *q, float absmax, const bool dot)
 {
-    __m512 t =
-        _mm512_mul_ps(q->values, _mm512_set1_ps(quant_absmax(q->blocks, first >> q->block_shift)));
+    __m512 t = _mm512_mul_ps(q->values, _mm512_set1_ps(absmax));
     if (q->blocks->rounded == MLL_DTYPE_F16)
         t = _mm512_cvtph_ps(_mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     if (q->blocks->rounded != MLL_DTYPE_BF16 && !dot)
@@ -70,40 +67,102 @@ INLINE __m512 q4_weights(const struct q4 *q, __m512 table, size_t i, const bool 
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(index, q->shifts), table);
 }
 
+/* ---- absmax ---------------------------------------------------------------------------------- */
+
+/* table[i] of 256 floats for 16 indices at once: eight permutes of 32 entries, then the one that
+ * the upper three bits of the index name. */
+INLINE __m512 q4_look_up(const float table[256], __m512i index)
+{
+    const __mmask16 bit5 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
+    const __mmask16 bit6 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(64));
+    const __mmask16 bit7 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(128));
+    __m512 of[8];
+    EACH (i, 8)
+        of[i] = _mm512_permutex2var_ps(_mm512_loadu_ps(table + 32 * i), index,
+                                       _mm512_loadu_ps(table + 32 * i + 16));
+    EACH (i, 4)
+        of[i] = _mm512_mask_blend_ps(bit5, of[2 * i], of[2 * i + 1]);
+    EACH (i, 2)
+        of[i] = _mm512_mask_blend_ps(bit6, of[2 * i], of[2 * i + 1]);
+    return _mm512_mask_blend_ps(bit7, of[0], of[1]);
+}
+
+/* The absmax of n chunks from element `first`: in the weight itself, or put in buffer. */
+INLINE const float *q4_absmax(float buffer[Q4_RUN], const struct mat_blocks *b, size_t first,
+                              size_t n)
+{
+    if (b->block != Q4_CHUNK) {
+        for (size_t i = 0; i < n; i++)
+            buffer[i] = quant_absmax(b, (first + i * Q4_CHUNK) / (size_t)b->block);
+        return buffer;
+    }
+    if (b->absmax != NULL)
+        return b->absmax + first / Q4_CHUNK;
+    for (size_t i = 0, block = first / Q4_CHUNK; i < n; i += 16, block += 16) {
+        const size_t count = n - i < 16 ? n - i : 16;
+        const size_t left = MLL_NESTED_BLOCK - block % MLL_NESTED_BLOCK;
+        const float *nested = b->nested_absmax + block / MLL_NESTED_BLOCK;
+        __m128i codes = _mm_maskz_loadu_epi8((__mmask16)mask_of(count), b->codes + block);
+        __m512 scale = _mm512_set1_ps(nested[0]);
+        if (left < count)
+            scale =
+                _mm512_mask_blend_ps((__mmask16)mask_of(left), _mm512_set1_ps(nested[1]), scale);
+        scale = _mm512_mul_ps(q4_look_up(b->nested_map, _mm512_cvtepu8_epi32(codes)), scale);
+        _mm512_storeu_ps(buffer + i, _mm512_add_ps(scale, _mm512_set1_ps(b->nested_offset)));
+    }
+    return buffer;
+}
+
 /* ---- few rows of x --------------------------------------------------------------------------- */
+
+/* `chunks` <= Q4_RUN of them from column k on; the rows of w start at the elements w. Meanwhile the
+ * group behind is fetched, two lines a chunk of four rows. */
+INLINE void q4_run(struct lanes *l, const struct matmul *m, const struct q4 *q, size_t row,
+                   const int rows, const size_t w[MATMUL_W], size_t k, size_t chunks,
+                   const char *ahead, const bool dot)
+{
+    const size_t step = dot ? 32 : 16;
+    const int steps = Q4_CHUNK / (dot ? 32 : 16);
+    const unsigned char *x = m->x_steps + row * m->x_stride + k / step * STEP_BYTES;
+    const float *absmax[MATMUL_W];
+    float buffer[MATMUL_W][Q4_RUN];
+    EACH (o, MATMUL_W)
+        absmax[o] = q4_absmax(buffer[o], q->blocks, w[o] + k, chunks);
+    for (size_t c = 0; c < chunks; c++) {
+        __m512 table[MATMUL_W];
+        _mm_prefetch(ahead + c * 128, _MM_HINT_T0);
+        _mm_prefetch(ahead + c * 128 + 64, _MM_HINT_T0);
+        EACH (o, MATMUL_W)
+            table[o] = q4_table(q, absmax[o][c], dot);
+        EACH (s, steps) {
+            const size_t at = c * Q4_CHUNK + (size_t)s * step;
+            __m512 wv[MATMUL_W];
+            EACH (o, MATMUL_W)
+                wv[o] = q4_weights(q, table[o], w[o] + k + at, dot);
+            EACH (r, rows) {
+                __m512 xv = _mm512_loadu_ps(x + (size_t)r * m->x_stride + at / step * STEP_BYTES);
+                EACH (o, MATMUL_W)
+                    l->at[r][o] = multiply_add(dot ? KIND_BF16_DOT : KIND_F32, xv, wv[o],
+                                               l->at[r][o], true, 0);
+            }
+        }
+    }
+}
 
 INLINE void q4_tile(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
                     size_t g, const bool dot)
 {
-    const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W, step = dot ? 32 : 16;
-    const size_t w_left = (size_t)m->w->rows - w_first;
-    const int steps = Q4_CHUNK / (dot ? 32 : 16);
+    const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W;
+    const size_t w_left = (size_t)m->w->rows - w_first, chunks = cols / Q4_CHUNK;
     const char *ahead = (const char *)q->codes + (w_first + MATMUL_W) * cols / 2;
-    const unsigned char *x = m->x_steps + row * m->x_stride;
     size_t w[MATMUL_W];
     struct lanes l;
     clear_lanes(&l, rows);
     EACH (o, MATMUL_W)
         w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
-    for (size_t k = 0; k < cols; k += Q4_CHUNK) {
-        __m512 table[MATMUL_W];
-        _mm_prefetch(ahead + k * 2, _MM_HINT_T0); /* two lines a chunk of four rows */
-        _mm_prefetch(ahead + k * 2 + 64, _MM_HINT_T0);
-        EACH (o, MATMUL_W)
-            table[o] = q4_table(q, w[o] + k, dot);
-        EACH (s, steps) {
-            const size_t at = k + (size_t)s * step;
-            __m512 wv[MATMUL_W];
-            EACH (o, MATMUL_W)
-                wv[o] = q4_weights(q, table[o], w[o] + at, dot);
-            EACH (r, rows) {
-                __m512 xv = _mm512_loadu_ps(x + (size_t)r * m->x_stride + at / step * STEP_BYTES);
-                EACH (o, MATMUL_W)
-                    l.at[r][o] = multiply_add(dot ? KIND_BF16_DOT : KIND_F32, xv, wv[o], l.at[r][o],
-                                              true, 0);
-            }
-        }
-    }
+    for (size_t c = 0; c < chunks; c += Q4_RUN)
+        q4_run(&l, m, q, row, rows, w, c * Q4_CHUNK, chunks - c < Q4_RUN ? chunks - c : Q4_RUN,
+               ahead + c * 128, dot);
     write_group(m, row, rows, g, &l);
 }
 
@@ -138,7 +197,8 @@ INLINE void q4_pack_rows(void *panel, const struct mat *w, const bool dot, size_
         __m512 table = _mm512_setzero_ps();
         for (size_t i = 0; i < k; i += step, out += MATMUL_W * STEP_BYTES) {
             if (i == 0 || (from + i) % Q4_CHUNK == 0)
-                table = q4_table(&q, first + i, dot);
+                table = q4_table(&q, quant_absmax(q.blocks, (first + i) / (size_t)q.blocks->block),
+                                 dot);
             _mm512_store_ps(out, q4_weights(&q, table, first + i, dot));
         }
     }

@@ -24,10 +24,10 @@ static const struct quant_case {
     bool bias;
     size_t offset;
 } cases[] = {
-    {1, 1, 1, true, 0},      {1, 5, 15, false, 1},    {2, 7, 17, true, 3},
-    {3, 70, 2, false, 0},    {1, 9, 64, false, 0},    {4, 6, 128, true, 1},
-    {5, 3, 192, false, 2},   {7, 33, 96, true, 0},    {24, 5, 130, false, 5},
-    {26, 37, 1088, true, 0}, {27, 36, 1030, true, 1}, {195, 34, 64, true, 7},
+    {1, 1, 1, true, 0},      {1, 5, 15, false, 1},   {2, 7, 17, true, 3},   {3, 70, 2, false, 0},
+    {1, 9, 64, false, 0},    {4, 6, 128, true, 1},   {5, 3, 192, false, 2}, {7, 33, 96, true, 0},
+    {24, 5, 130, false, 5},  {3, 9, 2112, true, 0},  {6, 11, 320, true, 0}, {26, 37, 1088, true, 0},
+    {27, 36, 1030, true, 1}, {195, 34, 64, true, 7},
 };
 enum { N_CASES = sizeof cases / sizeof cases[0] };
 
