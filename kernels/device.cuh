@@ -268,8 +268,16 @@ __device__ __forceinline__ uint4 load_stream16(const void *p)
 {
 #if defined(MLL_SHIM)
     shim_check_aligned(p, 16);
-#endif
     return __ldcs((const uint4 *)p);
+#elif MLL_ARCH > 0 /* __ldcs, which clang lacks */
+    uint4 v;
+    asm("ld.global.cs.v4.u32 {%0,%1,%2,%3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(p));
+    return v;
+#else
+    return *(const uint4 *)p;
+#endif
 }
 
 #endif
