@@ -37,7 +37,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each
 slow: fuzz ## what CI has no time for: long fuzzing, coverage
 	@scripts/slow.sh
 fmt: ## clang-format over every C file
-	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
+	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | xargs clang-format -i
 check: ## formatting and the rules that protect the architecture
 	@tests/style/check.sh
 eval: build ## share of exact fields on N=500 receipts rendered with SEED=7

@@ -8,7 +8,7 @@ for group in "$@"; do
     case $group in
     build) packages="$packages gcc libc6-dev make cmake ninja-build pkg-config libjansson-dev
                      libpng-dev libjpeg-dev" ;;
-    test) packages="$packages libcriterion-dev python3" ;;
+    test) packages="$packages libcriterion-dev python3 g++" ;;
     fuzz) packages="$packages clang libclang-rt-dev" ;;
     style) packages="$packages clang-format" ;;
     valgrind) packages="$packages valgrind" ;;

@@ -18,7 +18,7 @@ rule() {
         echo "$found" | head -n 20 | sed 's/^/    /'
     fi
 }
-sources() { git ls-files -- "$@" | grep -E '\.(c|h|cu|cuh)$'; }
+sources() { git ls-files -- "$@" | grep -E '\.(c|h|cu|cuh|cpp)$'; }
 
 # Which folders a folder may include from.
 for pair in "loader:loader engine/base.h" "tokenizer:tokenizer engine/base.h" \
@@ -52,7 +52,7 @@ sources loader tokenizer kernels engine extract | grep -v '^engine/base.c$' |
     rule "no stdout or stderr below tools/"
 git ls-files | grep -E '\.(c|h|cu|sh|py)$' | sed 's#.*/##' | sort | uniq -d |
     rule "file names are unique in the tree"
-git ls-files | grep -E '\.(c|h|cu|py|sh)$' | grep -vE '^[a-z0-9_/.-]*$' | rule "names are lower case"
+git ls-files | grep -E '\.(c|h|cu|cuh|cpp|py|sh)$' | grep -vE '^[a-z0-9_/.-]*$' | rule "names are lower case"
 sed -n 's/^void \(op_[a-z0-9_]*\)(.*/\1/p' kernels/ops.h | while read -r op; do
     grep -qs "\b$op(" tests/ops/*.c || echo "$op: no test in tests/ops"
 done | rule "every op has a test"
