@@ -379,6 +379,14 @@ static inline float __int_as_float(int x)
 {
     return shim_bits<float>(x);
 }
+static inline long long __double_as_longlong(double x)
+{
+    return shim_bits<long long>(x);
+}
+static inline double __longlong_as_double(long long x)
+{
+    return shim_bits<double>(x);
+}
 static inline int __clz(int x)
 {
     return x == 0 ? 32 : __builtin_clz((unsigned)x);
@@ -502,6 +510,26 @@ static inline float __fmul_rn(float x, float y)
 static inline float __fmaf_rn(float x, float y, float z)
 {
     return fmaf(x, y, z);
+}
+static inline double __dadd_rn(double x, double y)
+{
+    return x + y;
+}
+static inline double __dsub_rn(double x, double y)
+{
+    return x - y;
+}
+static inline double __dmul_rn(double x, double y)
+{
+    return x * y;
+}
+static inline double __ddiv_rn(double x, double y)
+{
+    return x / y;
+}
+static inline double __fma_rn(double x, double y, double z)
+{
+    return fma(x, y, z);
 }
 static inline float __saturatef(float x)
 {

@@ -30,6 +30,10 @@ void shim_blocking(bool blocking);
 void shim_reset(void);
 /* 100 * major + 10 * minor of the code path that was compiled. */
 int shim_arch(void);
+/* Device memory whose end is exact, for what a test gives an op; until shim_free_blocks. Its exec's
+ * arena would be one block to the address sanitizer. */
+void *shim_block(size_t bytes);
+void shim_free_blocks(void);
 /* Device memory in use. */
 size_t shim_device_bytes(void);
 

@@ -28,6 +28,7 @@ struct block {
     size_t bytes;
     enum shim_place place;
     bool registered; /* the caller's memory, pinned */
+    bool lent;       /* by shim_block */
 };
 
 struct kernel_limit {
@@ -312,7 +313,7 @@ static cudaError_t add_block(void *memory, size_t bytes, enum shim_place place, 
     struct block *b = (struct block *)malloc(sizeof *b);
     if (b == NULL)
         return cudaErrorMemoryAllocation;
-    *b = (struct block){m.blocks, (char *)memory, bytes, place, registered};
+    *b = (struct block){m.blocks, (char *)memory, bytes, place, registered, false};
     m.blocks = b;
     return cudaSuccess;
 }
@@ -455,6 +456,30 @@ void shim_free_memory(void)
 void shim_limit_memory(size_t bytes)
 {
     shim_device.memory = bytes;
+}
+
+void *shim_block(size_t bytes)
+{
+    void *p;
+    if (shim_malloc(&p, bytes > 0 ? bytes : 1) != cudaSuccess)
+        shim_die("no device memory for a test's %zu bytes", bytes);
+    shim_lock();
+    m.blocks->lent = true;
+    shim_unlock();
+    return p;
+}
+
+void shim_free_blocks(void)
+{
+    shim_lock();
+    shim_drain_all();
+    for (struct block **at = &m.blocks; *at != NULL;) {
+        if ((*at)->lent)
+            remove_block(at);
+        else
+            at = &(*at)->next;
+    }
+    shim_unlock();
 }
 
 void shim_refuse(int error)

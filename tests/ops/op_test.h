@@ -28,6 +28,9 @@
 
 #include "half.h"
 #include "ops.h"
+#ifdef MLL_SHIM
+#include "shim_control.h"
+#endif
 
 /* Uniform in [-scale, scale), the same for the same seed everywhere. */
 static inline void op_fill(float *x, size_t n, uint64_t seed, float scale)
@@ -75,12 +78,17 @@ static inline bool op_is_cuda(const struct mll_exec *ex)
     return strncmp(exec_describe(ex), "cuda", 4) == 0;
 }
 
-/* Where ops of this exec find the block: itself, or a copy in the arena. */
+/* Where ops of this exec find the block: itself, or a copy in the arena; on the shim, in a block of
+ * its own. */
 static inline void *op_dev(struct mll_exec *ex, const void *host, size_t bytes)
 {
     if (!op_is_cuda(ex))
         return (void *)(uintptr_t)host;
+#ifdef MLL_SHIM
+    void *device = shim_block(bytes);
+#else
     void *device = exec_alloc(ex, bytes);
+#endif
     exec_upload(ex, device, host, bytes);
     return device;
 }
@@ -165,7 +173,7 @@ static inline struct mll_exec *op_exec(int threads, enum mll_isa isa, size_t scr
 }
 
 #ifdef MLL_SHIM
-#define OP_DEVICE_BYTES ((size_t)1 << 24)
+#define OP_DEVICE_BYTES ((size_t)0)
 #else
 #define OP_DEVICE_BYTES ((size_t)1 << 28)
 #endif
@@ -213,6 +221,9 @@ static inline struct mll_exec *op_each_exec(struct mll_exec *ex, size_t scratch)
     if (next == NULL && (ex == NULL || !op_is_cuda(ex)))
         next = op_exec_cuda(scratch);
     exec_close(ex);
+#ifdef MLL_SHIM
+    shim_free_blocks();
+#endif
     return next;
 }
 
