@@ -59,7 +59,17 @@ struct op_table {
     enum mll_status (*take_error)(struct mll_exec *ex, struct mll_error *err);
     void (*upload)(struct mll_exec *ex, void *device, const void *host, size_t bytes);
     void (*download)(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+    enum mll_status (*reserve)(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err);
+    void *(*alloc_host)(struct mll_exec *ex, size_t bytes);
+    void (*send)(struct mll_exec *ex, void *device, const void *host, size_t bytes);
+    void (*fetch)(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+    enum mll_status (*repeat)(struct mll_exec *ex, const void *key, size_t size,
+                              enum mll_status (*ops)(void *arg), void *arg);
+    size_t (*weight_bytes)(const struct mll_exec *ex, const struct mat *m, enum weight_use use);
+    enum mll_status (*begin_weights)(struct mll_exec *ex, size_t bytes, struct mll_error *err);
     enum mll_status (*load_weight)(struct mll_exec *ex, struct mat *m, enum weight_use use,
+                                   struct mll_error *err);
+    enum mll_status (*end_weights)(struct mll_exec *ex, uint64_t *underflows,
                                    struct mll_error *err);
 };
 
@@ -82,6 +92,9 @@ struct mll_exec {
     enum mll_dtype kv_dtype;
     unsigned char *arena; /* memory of the device */
     size_t arena_size, used, peak;
+    size_t memory;     /* of the device, in bytes; the CPU's exec has 0 */
+    const char *stage; /* the label */
+    int layer;
     char describe[96];
     /* the CPU's own */
     enum mll_isa isa; /* never AUTO */
@@ -89,6 +102,8 @@ struct mll_exec {
     int threads;
     bool fault_lock;
     struct mll_fault fault;
+    void **host; /* (n_host) what exec_alloc_host lent */
+    int n_host;
 };
 
 extern const struct op_table op_table_cpu, op_table_cuda;
@@ -97,7 +112,11 @@ extern const struct op_table op_table_cpu, op_table_cuda;
 #define EXEC_ROWS(backend)                                                                \
     .close = close_##backend, .trim = trim_##backend, .take_fault = take_fault_##backend, \
     .take_error = take_error_##backend, .upload = upload_##backend,                       \
-    .download = download_##backend, .load_weight = load_weight_##backend
+    .download = download_##backend, .reserve = reserve_##backend,                         \
+    .alloc_host = alloc_host_##backend, .send = send_##backend, .fetch = fetch_##backend, \
+    .repeat = repeat_##backend, .weight_bytes = weight_bytes_##backend,                   \
+    .begin_weights = begin_weights_##backend, .load_weight = load_weight_##backend,       \
+    .end_weights = end_weights_##backend
 #define EXEC_DECLARE(backend)                                                                      \
     void close_##backend(struct mll_exec *ex);                                                     \
     void trim_##backend(struct mll_exec *ex);                                                      \
@@ -105,7 +124,20 @@ extern const struct op_table op_table_cpu, op_table_cuda;
     enum mll_status take_error_##backend(struct mll_exec *ex, struct mll_error *err);              \
     void upload_##backend(struct mll_exec *ex, void *device, const void *host, size_t bytes);      \
     void download_##backend(struct mll_exec *ex, void *host, const void *device, size_t bytes);    \
+    enum mll_status reserve_##backend(struct mll_exec *ex, size_t scratch_bytes,                   \
+                                      struct mll_error *err);                                      \
+    void *alloc_host_##backend(struct mll_exec *ex, size_t bytes);                                 \
+    void send_##backend(struct mll_exec *ex, void *device, const void *host, size_t bytes);        \
+    void fetch_##backend(struct mll_exec *ex, void *host, const void *device, size_t bytes);       \
+    enum mll_status repeat_##backend(struct mll_exec *ex, const void *key, size_t size,            \
+                                     enum mll_status (*ops)(void *arg), void *arg);                \
+    size_t weight_bytes_##backend(const struct mll_exec *ex, const struct mat *m,                  \
+                                  enum weight_use use);                                            \
+    enum mll_status begin_weights_##backend(struct mll_exec *ex, size_t bytes,                     \
+                                            struct mll_error *err);                                \
     enum mll_status load_weight_##backend(struct mll_exec *ex, struct mat *m, enum weight_use use, \
+                                          struct mll_error *err);                                  \
+    enum mll_status end_weights_##backend(struct mll_exec *ex, uint64_t *underflows,               \
                                           struct mll_error *err)
 EXEC_DECLARE(cpu);
 EXEC_DECLARE(cuda);
@@ -115,6 +147,9 @@ EXEC_DECLARE(cuda);
  * thread. */
 void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index,
                 int64_t bound);
+
+/* The cores that this process may use. */
+int exec_usable_cores(void);
 
 /* The form of a loop for the exec's instruction set: name_c, name_avx2 or name_avx512. */
 #if defined(__x86_64__)

@@ -71,7 +71,7 @@ static const char *isa_name(enum mll_isa isa)
     return names[isa];
 }
 
-static int usable_cores(void)
+int exec_usable_cores(void)
 {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
@@ -95,21 +95,17 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
                         "compute in bf16 needs a CPU with AVX512_BF16; this exec is cpu %s",
                         isa_name(isa));
     if (threads == 0)
-        threads = usable_cores();
+        threads = exec_usable_cores();
     if (threads > THREADS_MAX)
         threads = THREADS_MAX;
 
     struct mll_exec *e = calloc(1, sizeof *e);
     if (e == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an exec");
-    if (scratch_bytes > SIZE_MAX - ARENA_ALIGN)
-        scratch_bytes = SIZE_MAX - ARENA_ALIGN;
-    e->arena_size = (scratch_bytes + ARENA_ALIGN) / ARENA_ALIGN * ARENA_ALIGN;
-    e->arena = aligned_alloc(ARENA_ALIGN, e->arena_size);
-    if (e->arena == NULL) {
+    enum mll_status status = reserve_cpu(e, scratch_bytes, err);
+    if (status != MLL_OK) {
         free(e);
-        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu bytes of scratch",
-                        scratch_bytes);
+        return status;
     }
     e->ops = &op_table_cpu;
     e->isa = isa;
@@ -122,8 +118,30 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
     return MLL_OK;
 }
 
+enum mll_status reserve_cpu(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err)
+{
+    if (scratch_bytes > SIZE_MAX - ARENA_ALIGN)
+        scratch_bytes = SIZE_MAX - ARENA_ALIGN;
+    free(ex->arena);
+    ex->arena_size = (scratch_bytes + ARENA_ALIGN) / ARENA_ALIGN * ARENA_ALIGN;
+    ex->arena = aligned_alloc(ARENA_ALIGN, ex->arena_size);
+    if (ex->arena == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu bytes of scratch",
+                        scratch_bytes);
+    return MLL_OK;
+}
+
+enum mll_status exec_reserve(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err)
+{
+    MLL_ASSERT(ex->used == 0);
+    return ex->ops->reserve(ex, scratch_bytes, err);
+}
+
 void close_cpu(struct mll_exec *ex)
 {
+    for (int i = 0; i < ex->n_host; i++)
+        free(ex->host[i]);
+    free(ex->host);
     free(ex->arena);
     free(ex);
 }
@@ -144,6 +162,26 @@ enum mll_dtype exec_kv_dtype(const struct mll_exec *ex)
     return ex->kv_dtype;
 }
 
+void exec_label(struct mll_exec *ex, const char *stage, int layer)
+{
+    ex->stage = stage;
+    ex->layer = layer;
+}
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
+size_t weight_bytes_cpu(const struct mll_exec *ex, const struct mat *m, enum weight_use use)
+{
+    (void)ex, (void)m, (void)use;
+    return 0;
+}
+
+enum mll_status begin_weights_cpu(struct mll_exec *ex, size_t bytes, struct mll_error *err)
+{
+    (void)ex, (void)bytes, (void)err;
+    return MLL_OK;
+}
+
 enum mll_status load_weight_cpu(struct mll_exec *ex, struct mat *m, enum weight_use use,
                                 struct mll_error *err)
 {
@@ -151,11 +189,36 @@ enum mll_status load_weight_cpu(struct mll_exec *ex, struct mat *m, enum weight_
     return MLL_OK;
 }
 
+enum mll_status end_weights_cpu(struct mll_exec *ex, uint64_t *underflows, struct mll_error *err)
+{
+    (void)ex, (void)err;
+    if (underflows != NULL)
+        *underflows = 0;
+    return MLL_OK;
+}
+
+size_t exec_weight_bytes(const struct mll_exec *ex, const struct mat *m, enum weight_use use)
+{
+    return ex->ops->weight_bytes(ex, m, use);
+}
+
+enum mll_status exec_begin_weights(struct mll_exec *ex, size_t bytes, struct mll_error *err)
+{
+    return ex->ops->begin_weights(ex, bytes, err);
+}
+
 enum mll_status exec_load_weight(struct mll_exec *ex, struct mat *m, enum weight_use use,
                                  struct mll_error *err)
 {
     return ex->ops->load_weight(ex, m, use, err);
 }
+
+enum mll_status exec_end_weights(struct mll_exec *ex, uint64_t *underflows, struct mll_error *err)
+{
+    return ex->ops->end_weights(ex, underflows, err);
+}
+
+/* ---- what it is ------------------------------------------------------------------------------ */
 
 enum mll_status take_error_cpu(struct mll_exec *ex, struct mll_error *err)
 {
@@ -171,6 +234,11 @@ enum mll_status exec_take_error(struct mll_exec *ex, struct mll_error *err)
 int exec_threads(const struct mll_exec *ex)
 {
     return ex->threads;
+}
+
+size_t exec_memory(const struct mll_exec *ex)
+{
+    return ex->memory;
 }
 
 const char *exec_describe(const struct mll_exec *ex)
@@ -259,7 +327,12 @@ static bool fault_less(const struct mll_fault *a, const struct mll_fault *b)
 
 void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index, int64_t bound)
 {
-    struct mll_fault fault = {.op = op, .position = position, .index = index, .bound = bound};
+    struct mll_fault fault = {.op = op,
+                              .position = position,
+                              .index = index,
+                              .bound = bound,
+                              .stage = ex->stage,
+                              .layer = ex->layer};
     while (__atomic_test_and_set(&ex->fault_lock, __ATOMIC_ACQUIRE))
         ;
     if (ex->fault.op == OP_NONE || fault_less(&fault, &ex->fault))
@@ -301,4 +374,56 @@ void download_cpu(struct mll_exec *ex, void *host, const void *device, size_t by
 {
     (void)ex;
     memcpy(host, device, bytes);
+}
+
+void *alloc_host_cpu(struct mll_exec *ex, size_t bytes)
+{
+    void **grown = realloc(ex->host, (size_t)(ex->n_host + 1) * sizeof *grown);
+    if (grown == NULL)
+        return NULL;
+    ex->host = grown;
+    void *p = calloc(1, bytes);
+    if (p != NULL)
+        ex->host[ex->n_host++] = p;
+    return p;
+}
+
+void *exec_alloc_host(struct mll_exec *ex, size_t bytes)
+{
+    return ex->ops->alloc_host(ex, bytes > 0 ? bytes : 1);
+}
+
+void send_cpu(struct mll_exec *ex, void *device, const void *host, size_t bytes)
+{
+    upload_cpu(ex, device, host, bytes);
+}
+
+void exec_send(struct mll_exec *ex, void *device, const void *host, size_t bytes)
+{
+    if (bytes > 0)
+        ex->ops->send(ex, device, host, bytes);
+}
+
+void fetch_cpu(struct mll_exec *ex, void *host, const void *device, size_t bytes)
+{
+    download_cpu(ex, host, device, bytes);
+}
+
+void exec_fetch(struct mll_exec *ex, void *host, const void *device, size_t bytes)
+{
+    if (bytes > 0)
+        ex->ops->fetch(ex, host, device, bytes);
+}
+
+enum mll_status repeat_cpu(struct mll_exec *ex, const void *key, size_t size,
+                           enum mll_status (*ops)(void *arg), void *arg)
+{
+    (void)ex, (void)key, (void)size;
+    return ops(arg);
+}
+
+enum mll_status exec_repeat(struct mll_exec *ex, const void *key, size_t size,
+                            enum mll_status (*ops)(void *arg), void *arg)
+{
+    return ex->ops->repeat(ex, key, size, ops, arg);
 }

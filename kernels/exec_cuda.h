@@ -1,15 +1,15 @@
 /* exec_cuda.h - the exec of a GPU, and what every launcher uses.
  *
  * All work goes to one stream. A launcher ends with launched(ex, "kernel"), which keeps the first
- * error and, with debug_sync, waits for the kernel, so that the error names it. exec_take_error
- * reports it. Internal to the .cu files. */
+ * error and, with debug_sync, waits for the kernel, so that the error names it, and looks for index
+ * faults. exec_take_error reports it. Internal to kernels/X.cu. */
 #ifndef MLL_EXEC_CUDA_H
 #define MLL_EXEC_CUDA_H
 
 #include "device.cuh"
 #include "backend.h"
 
-enum { FAULT_SITES = 64 };
+enum { FAULT_SITES = 64, EXEC_GRAPHS = 16, GRAPH_KEY = 64 };
 
 /* What a bounds check belongs to. */
 struct fault_site {
@@ -26,17 +26,35 @@ struct operand {
     float *scale; /* (n) */
 };
 
+/* What exec_repeat knows under a key: nothing, that it ran once, or its graph. */
+struct exec_graph {
+    unsigned char key[GRAPH_KEY];
+    size_t size;       /* of the key; 0: free */
+    unsigned long age; /* when it was last asked for */
+    cudaGraphExec_t graph;
+};
+
+struct weight_loader; /* load_weights.cu */
+
 struct exec_cuda {
     struct mll_exec base;
     struct exec_cuda_options options;
     cudaStream_t stream;
-    unsigned long long *record; /* device: the lowest fault, all ones for none */
+    bool busy;                       /* something may be under way */
+    unsigned long long *record;      /* device: the lowest fault, all ones for none */
+    unsigned long long *host_record; /* pinned */
     struct fault_site sites[FAULT_SITES];
     int n_sites;
+    const char *fault_stage; /* the label in force when a fault was first seen; debug_sync only */
+    int fault_layer;
     cudaError_t error; /* the first, with the kernel or call that met it */
-    char error_where[64];
-    void **weights; /* (n_weights) device memory that exec_load_weight took */
-    int n_weights, weights_size;
+    char error_where[96];
+    struct exec_graph graphs[EXEC_GRAPHS];
+    unsigned long graph_clock;
+    bool no_graphs; /* the driver cannot */
+    struct weight_loader *loader;
+    struct weight_slab *slabs; /* device memory of weights, and what describes it */
+    struct device_blocks *blocks;
     struct operand operand; /* that the last launch left; x NULL: none */
 };
 
@@ -52,6 +70,12 @@ static inline cudaStream_t stream_of(struct mll_exec *ex)
 
 /* Keeps the error of the launch or call just made, and forgets the kept operand. */
 void launched(struct mll_exec *ex, const char *kernel);
+/* Waits for all that is under way and keeps its error. */
+void wait_for_device(struct exec_cuda *e);
+/* MLL_ERR_NO_MEMORY: what for, how much was needed, how much is free. */
+enum mll_status device_out_of_memory(struct mll_error *err, const char *what, size_t bytes);
+void graphs_close(struct exec_cuda *e);
+void weights_close(struct exec_cuda *e);
 /* What a kernel needs to check an index of op against bound. */
 struct bounds bounds_of(struct mll_exec *ex, enum mll_op op, int64_t bound);
 

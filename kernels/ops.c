@@ -39,6 +39,18 @@ int exec_cuda_devices(void)
 {
     return 0;
 }
+
+const char *exec_cuda_architectures(void)
+{
+    return "";
+}
+
+enum mll_status exec_cuda_device(struct exec_device *device, int index, struct mll_error *err)
+{
+    *device = (struct exec_device){0};
+    (void)index;
+    return mll_fail(err, MLL_ERR_DEVICE, "this build has no CUDA");
+}
 #endif
 
 /* ---- checks ---------------------------------------------------------------------------------- */

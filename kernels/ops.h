@@ -80,10 +80,14 @@ enum mll_op {
     OP_ARGMAX,
 };
 
-/* The first index fault of a step; op OP_NONE means none. position: element of the index array. */
+/* The first index fault of a step; op OP_NONE means none. position: element of the index array.
+ * stage, layer: the label in force (exec_label); NULL where the device was not asked in time, which
+ * it is with debug_sync only. */
 struct mll_fault {
     enum mll_op op;
     int64_t position, index, bound;
+    const char *stage;
+    int layer;
 };
 
 const char *op_name(enum mll_op op);
@@ -103,18 +107,35 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
  * for, or a build without CUDA; MLL_ERR_NO_MEMORY with what was needed and what is free. */
 struct exec_cuda_options {
     int device;        /* 0: the first */
+    int threads;       /* of the host, to copy weights with; 0: the cores this process may use */
     bool debug_sync;   /* wait behind every kernel, so that an error names it */
     bool debug_bounds; /* an index out of range traps at once, as the frameworks' assert does */
 };
 enum mll_status exec_open_cuda(struct mll_exec **ex, const struct exec_cuda_options *options,
                                size_t scratch_bytes, struct mll_error *err);
-/* How many GPUs exec_open_cuda could be asked for; 0 in a build without CUDA. */
+/* How many GPUs exec_open_cuda could be asked for; 0 where the machine has none or the build no
+ * CUDA, -1 where there is a driver that cannot be used. */
 int exec_cuda_devices(void);
 
+/* The architectures that this build has code for, "70 80 89 89-virtual"; "" without CUDA. */
+const char *exec_cuda_architectures(void);
+/* What exec_open_cuda would open; MLL_ERR_DEVICE where it cannot be asked. */
+struct exec_device {
+    char name[96];
+    int major, minor; /* compute capability */
+    int multiprocessors;
+    size_t memory; /* bytes */
+};
+enum mll_status exec_cuda_device(struct exec_device *device, int index, struct mll_error *err);
+
+/* Gives an exec that was opened with 0 bytes of scratch its arena: the sizes that the stages state
+ * depend on the exec. */
+enum mll_status exec_reserve(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err);
 void exec_close(struct mll_exec *ex); /* NULL allowed */
 bool exec_isa_supported(enum mll_isa isa);
 int exec_threads(const struct mll_exec *ex);
 const char *exec_describe(const struct mll_exec *ex); /* "cpu avx512, 2 threads"; borrowed */
+size_t exec_memory(const struct mll_exec *ex);        /* bytes of the GPU's memory; 0 on the CPU */
 
 /* Bump allocation from the arena, 64-byte aligned; running out is the programmer's fault, since the
  * stages state their need beforehand. exec_mark / exec_release give a stack discipline. */
@@ -134,21 +155,50 @@ void exec_set_phase(struct mll_exec *ex, enum mll_phase phase);
 /* The type of the elements of KV pools. */
 enum mll_dtype exec_kv_dtype(const struct mll_exec *ex);
 
-/* Makes a weight in host memory readable by this exec's ops; m then describes the device's copy,
- * which the exec owns. On the CPU m stays as it is. On a GPU a matrix becomes fp16 rows, each
- * divided by a power of two (scale), or keeps its quantised form; a table that is read row by row
- * keeps its type; a vector becomes float32. */
+/* Where the ops that follow stand, for messages: a stage's name, which is borrowed, and a layer, -1
+ * for none. */
+void exec_label(struct mll_exec *ex, const char *stage, int layer);
+
+/* ---- weights ---- */
+
+/* Weights in host memory become readable by an exec's ops: begin takes device memory for all of
+ * them (the sum of exec_weight_bytes), load starts the copy of one and makes m describe it, end
+ * waits for all; until then what m pointed at must stay. The exec owns the copies. On the CPU m
+ * stays as it is and nothing is copied (exec_weight_bytes 0). On a GPU a matrix becomes fp16 rows,
+ * each divided by a power of two (scale), or keeps its quantised form; a table that is read row by
+ * row keeps its type; a vector becomes float32. Outside of begin and end load does all three for
+ * one weight. */
 enum weight_use { WEIGHT_MATRIX = 0, WEIGHT_TABLE, WEIGHT_VECTOR };
+size_t exec_weight_bytes(const struct mll_exec *ex, const struct mat *m, enum weight_use use);
+enum mll_status exec_begin_weights(struct mll_exec *ex, size_t bytes, struct mll_error *err);
 enum mll_status exec_load_weight(struct mll_exec *ex, struct mat *m, enum weight_use use,
                                  struct mll_error *err);
+/* underflows (NULL allowed): elements other than 0 that became 0 in fp16. */
+enum mll_status exec_end_weights(struct mll_exec *ex, uint64_t *underflows, struct mll_error *err);
+
+/* ---- faults, copies ---- */
 
 /* Returns the fault of the ops since the last call and clears it; also waits for the device. */
 struct mll_fault exec_take_fault(struct mll_exec *ex);
 /* Waits for the device; MLL_ERR_DEVICE where it reported an error, which lasts. */
 enum mll_status exec_take_error(struct mll_exec *ex, struct mll_error *err);
-/* Host <-> device copies, in order with the ops (memcpy on the CPU). */
+/* Host <-> device copies, in order with the ops (memcpy on the CPU); done on return. */
 void exec_upload(struct mll_exec *ex, void *device, const void *host, size_t bytes);
 void exec_download(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+/* Host memory, zeroed, for the two below (pinned, for a GPU), as long as the exec lives; NULL where
+ * there is none. */
+void *exec_alloc_host(struct mll_exec *ex, size_t bytes);
+/* The same copies from and to such memory, without waiting: the host's side is the device's until
+ * exec_take_fault or exec_take_error has returned. */
+void exec_send(struct mll_exec *ex, void *device, const void *host, size_t bytes);
+void exec_fetch(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+
+/* Calls ops(arg), whose calls of ops, exec_send and exec_fetch must be the same, addresses
+ * included, whenever key is: a GPU then repeats them as one graph instead, without calling. key is
+ * compared as bytes. An error of ops, which only a call can give, is handed on; MLL_OK tells
+ * nothing of the device. */
+enum mll_status exec_repeat(struct mll_exec *ex, const void *key, size_t size,
+                            enum mll_status (*ops)(void *arg), void *arg);
 
 /* ---- rows and elementwise -------------------------------------------------------------------- */
 

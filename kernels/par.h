@@ -10,7 +10,15 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 void par_for(int threads, size_t n, void (*body)(void *arg, size_t begin, size_t end, int thread),
              void *arg);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -154,6 +154,10 @@ enum st_status st_read(const struct st_file *file, const struct st_tensor *tenso
  * beyond the end would be a SIGBUS. Data in memory (ST_MODE_READ) does not change. */
 enum st_status st_check_unchanged(const struct st_file *file, struct st_error *err);
 
+/* Gives the memory under a mapped tensor back to the system, for a reader that will not come back
+ * soon: read again, the data comes from the file. Nothing where it is not mapped. */
+void st_forget(const struct st_file *file, const struct st_tensor *tensor);
+
 const char *st_status_name(enum st_status status); /* "ok", "overlap", ...; never NULL */
 const char *st_dtype_name(enum st_dtype dtype);
 int st_dtype_bits(enum st_dtype dtype);
@@ -979,6 +983,15 @@ enum st_status st_read(const struct st_file *file, const struct st_tensor *tenso
                         err);
     memcpy(dst, (const uint8_t *)tensor->data + offset, size);
     return ST_OK;
+}
+
+void st_forget(const struct st_file *file, const struct st_tensor *tensor)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)tensor->data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)tensor->data + (uintptr_t)tensor->size) / page * page;
+    if (file->map && begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 enum st_status st_check_unchanged(const struct st_file *file, struct st_error *err)

@@ -1,0 +1,377 @@
+/* load_weights.cu - weights from host memory, usually a mapped file, onto the GPU.  Contract:
+ * ops.h.
+ *
+ * Three things run at once: the threads of the host fill one pinned buffer from the file, the copy
+ * engine moves another one to the device, a kernel turns the rows of a third into fp16. The copies
+ * have a stream of their own; events order the three. Host memory: the pinned buffers, whatever the
+ * model's size. Device memory: one slab for all weights, taken at the beginning, and until the end
+ * two buffers of rows as they were stored.
+ *
+ * A matrix lies as (rows, half_stride(cols)) fp16 and (rows) scales; everything else as it was,
+ * vectors in float32. Every part begins at a multiple of WEIGHT_ALIGN bytes. */
+#ifndef __CUDACC_RTC__
+#include "exec_cuda.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "half.h"
+#include "par.h"
+
+enum { WEIGHT_ALIGN = 256, PINNED = 4, STORED = 2 };
+#define CHUNK_MOST  ((size_t)16 << 20)
+#define CHUNK_LEAST ((size_t)1 << 16)
+
+/* Device memory that lives as long as the exec. */
+struct weight_slab {
+    struct weight_slab *next;
+    unsigned char *memory;
+    size_t size, used;
+};
+
+/* Host descriptions of 4-bit weights whose pointers are the device's. */
+struct device_blocks {
+    struct device_blocks *next;
+    struct mat_blocks blocks;
+};
+
+struct weight_loader {
+    struct weight_slab *slab;
+    cudaStream_t stream;           /* the copies' */
+    size_t chunk;                  /* bytes of a buffer */
+    unsigned char *pinned[PINNED]; /* filled by the host */
+    cudaEvent_t copied[PINNED];    /* its last copy is done */
+    unsigned char *stored[STORED]; /* device: rows as the file has them */
+    cudaEvent_t converted[STORED]; /* its last rows are fp16 */
+    unsigned next_pinned, next_stored;
+    unsigned long long *underflows; /* device */
+};
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + WEIGHT_ALIGN - 1) / WEIGHT_ALIGN * WEIGHT_ALIGN;
+}
+
+static size_t count(const struct mat *m)
+{
+    return (size_t)m->rows * (size_t)m->cols;
+}
+
+static size_t element_bytes(enum mll_dtype dtype)
+{
+    return dtype == MLL_DTYPE_F32 ? 4 : 2;
+}
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
+
+static size_t n_blocks(const struct mat *m)
+{
+    size_t block = (size_t)m->blocks->block;
+    return (count(m) + block - 1) / block;
+}
+
+static size_t nested_blocks(size_t n)
+{
+    return (n + MLL_NESTED_BLOCK - 1) / MLL_NESTED_BLOCK;
+}
+
+static size_t q4_bytes(const struct mat *m)
+{
+    size_t n = n_blocks(m), codes = aligned((count(m) + 1) / 2);
+    if (m->blocks->absmax != NULL)
+        return codes + aligned(n * sizeof(float));
+    return codes + aligned(n) + aligned(nested_blocks(n) * sizeof(float)) +
+           aligned(256 * sizeof(float));
+}
+
+size_t weight_bytes_cuda(const struct mll_exec *ex, const struct mat *m, enum weight_use use)
+{
+    (void)ex;
+    if (m->data == NULL)
+        return 0;
+    if (m->dtype == MLL_DTYPE_Q4)
+        return q4_bytes(m);
+    if (m->dtype == MLL_DTYPE_I8)
+        return aligned(count(m)) + aligned((size_t)m->rows * sizeof(float));
+    if (use == WEIGHT_VECTOR)
+        return aligned(count(m) * sizeof(float));
+    if (use == WEIGHT_TABLE)
+        return aligned(count(m) * element_bytes(m->dtype));
+    return aligned((size_t)m->rows * (size_t)half_stride(m->cols) * sizeof(__half)) +
+           aligned((size_t)m->rows * sizeof(float));
+}
+
+/* ---- begin, end ------------------------------------------------------------------------------ */
+
+static void loader_close(struct exec_cuda *e)
+{
+    struct weight_loader *l = e->loader;
+    if (l == NULL)
+        return;
+    if (l->stream != NULL)
+        cudaStreamSynchronize(l->stream);
+    for (int i = 0; i < PINNED; i++) {
+        if (l->copied[i] != NULL)
+            cudaEventDestroy(l->copied[i]);
+        if (l->pinned[i] != NULL)
+            cudaFreeHost(l->pinned[i]);
+    }
+    for (int i = 0; i < STORED; i++) {
+        if (l->converted[i] != NULL)
+            cudaEventDestroy(l->converted[i]);
+        cudaFree(l->stored[i]);
+    }
+    cudaFree(l->underflows);
+    if (l->stream != NULL)
+        cudaStreamDestroy(l->stream);
+    free(l);
+    e->loader = NULL;
+}
+
+static cudaError_t open_buffers(struct weight_loader *l)
+{
+    cudaError_t error = cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking);
+    for (int i = 0; i < PINNED && error == cudaSuccess; i++) {
+        error = cudaHostAlloc((void **)&l->pinned[i], l->chunk, cudaHostAllocDefault);
+        if (error == cudaSuccess)
+            error = cudaEventCreateWithFlags(&l->copied[i], cudaEventDisableTiming);
+    }
+    for (int i = 0; i < STORED && error == cudaSuccess; i++) {
+        error = cudaMalloc((void **)&l->stored[i], l->chunk);
+        if (error == cudaSuccess)
+            error = cudaEventCreateWithFlags(&l->converted[i], cudaEventDisableTiming);
+    }
+    if (error == cudaSuccess)
+        error = cudaMalloc((void **)&l->underflows, sizeof *l->underflows);
+    return error;
+}
+
+static enum mll_status slab_open(struct exec_cuda *e, size_t bytes, struct mll_error *err)
+{
+    struct weight_slab *slab = (struct weight_slab *)calloc(1, sizeof *slab);
+    if (slab == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a list of weights");
+    slab->next = e->slabs;
+    e->slabs = slab;
+    if (bytes > 0 && cudaMalloc((void **)&slab->memory, bytes) != cudaSuccess)
+        return device_out_of_memory(err, "weights", bytes);
+    slab->size = bytes;
+    return MLL_OK;
+}
+
+enum mll_status begin_weights_cuda(struct mll_exec *ex, size_t bytes, struct mll_error *err)
+{
+    struct exec_cuda *e = exec_cuda(ex);
+    MLL_ASSERT(e->loader == NULL);
+    cudaSetDevice(e->options.device);
+    MLL_TRY(slab_open(e, bytes, err));
+    struct weight_loader *l = (struct weight_loader *)calloc(1, sizeof *l);
+    if (l == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory to load weights");
+    e->loader = l;
+    l->slab = e->slabs;
+    l->chunk = bytes < CHUNK_LEAST ? CHUNK_LEAST : bytes < CHUNK_MOST ? aligned(bytes) : CHUNK_MOST;
+    cudaError_t error = open_buffers(l);
+    if (error != cudaSuccess) {
+        loader_close(e);
+        return device_out_of_memory(err, "buffers to load weights through",
+                                    (PINNED + STORED) * CHUNK_MOST);
+    }
+    cudaMemsetAsync(l->underflows, 0, sizeof *l->underflows, e->stream);
+    launched(ex, "clearing the count of underflows");
+    return MLL_OK;
+}
+
+enum mll_status end_weights_cuda(struct mll_exec *ex, uint64_t *underflows, struct mll_error *err)
+{
+    struct exec_cuda *e = exec_cuda(ex);
+    unsigned long long n = 0;
+    MLL_ASSERT(e->loader != NULL);
+    cudaStreamSynchronize(e->loader->stream);
+    download_cuda(ex, &n, e->loader->underflows, sizeof n);
+    if (underflows != NULL)
+        *underflows = n;
+    loader_close(e);
+    return take_error_cuda(ex, err);
+}
+
+void weights_close(struct exec_cuda *e)
+{
+    loader_close(e);
+    while (e->slabs != NULL) {
+        struct weight_slab *next = e->slabs->next;
+        cudaFree(e->slabs->memory);
+        free(e->slabs);
+        e->slabs = next;
+    }
+    while (e->blocks != NULL) {
+        struct device_blocks *next = e->blocks->next;
+        free(e->blocks);
+        e->blocks = next;
+    }
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
+/* n elements or bytes of the host that a pinned buffer is filled with. */
+struct fill {
+    unsigned char *to;
+    const unsigned char *from;
+    enum mll_dtype widen; /* elements of this type to float32; NONE: bytes as they are */
+};
+
+static void fill_part(void *arg, size_t begin, size_t end, int thread)
+{
+    const struct fill *f = (const struct fill *)arg;
+    (void)thread;
+    if (f->widen == MLL_DTYPE_NONE)
+        memcpy(f->to + begin, f->from + begin, end - begin);
+    for (size_t i = begin; f->widen != MLL_DTYPE_NONE && i < end; i++) {
+        float x = weight_at(f->from, f->widen, i);
+        memcpy(f->to + i * sizeof x, &x, sizeof x);
+    }
+}
+
+/* Fills the next pinned buffer, once its last copy is done, and starts its copy; `bytes` is what
+ * arrives. Returns the buffer's number. */
+static unsigned send_chunk(struct exec_cuda *e, void *to, const struct fill *what, size_t n,
+                           size_t bytes)
+{
+    struct weight_loader *l = e->loader;
+    unsigned b = l->next_pinned++ % PINNED;
+    struct fill f = *what;
+    MLL_ASSERT(bytes <= l->chunk);
+    f.to = l->pinned[b];
+    cudaEventSynchronize(l->copied[b]);
+    par_for(bytes < CHUNK_LEAST ? 1 : e->base.threads, n, fill_part, &f);
+    cudaMemcpyAsync(to, l->pinned[b], bytes, cudaMemcpyHostToDevice, l->stream);
+    cudaEventRecord(l->copied[b], l->stream);
+    launched(&e->base, "copying weights");
+    return b;
+}
+
+static unsigned char *take(struct weight_loader *l, size_t bytes)
+{
+    struct weight_slab *slab = l->slab;
+    unsigned char *p = slab->memory + slab->used;
+    MLL_ASSERT(aligned(bytes) <= slab->size - slab->used);
+    slab->used += aligned(bytes);
+    return p;
+}
+
+/* bytes of the host as they are; returns where they lie on the device. */
+static const void *send_bytes(struct exec_cuda *e, const void *from, size_t bytes)
+{
+    unsigned char *to = take(e->loader, bytes);
+    for (size_t at = 0, n; at < bytes; at += n) {
+        n = bytes - at < e->loader->chunk ? bytes - at : e->loader->chunk;
+        struct fill f = {NULL, (const unsigned char *)from + at, MLL_DTYPE_NONE};
+        send_chunk(e, to + at, &f, n, n);
+    }
+    return to;
+}
+
+static void send_vector(struct exec_cuda *e, struct mat *m)
+{
+    size_t n = count(m), most = e->loader->chunk / sizeof(float), size = element_bytes(m->dtype);
+    unsigned char *to = take(e->loader, n * sizeof(float));
+    for (size_t at = 0, part; at < n; at += part) {
+        part = n - at < most ? n - at : most;
+        struct fill f = {NULL, (const unsigned char *)m->data + at * size, m->dtype};
+        send_chunk(e, to + at * sizeof(float), &f, part, part * sizeof(float));
+    }
+    m->data = to;
+    m->dtype = MLL_DTYPE_F32;
+}
+
+/* Rows as stored go through a buffer on the device; the exec's stream turns them into fp16. */
+static enum mll_status send_matrix(struct exec_cuda *e, struct mat *m, struct mll_error *err)
+{
+    struct weight_loader *l = e->loader;
+    size_t row = (size_t)m->cols * element_bytes(m->dtype), stride = (size_t)half_stride(m->cols);
+    int most = (int)(l->chunk / row < INT32_MAX ? l->chunk / row : INT32_MAX);
+    if (most == 0)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "a weight's row has %zu bytes, at most %zu fit",
+                        row, l->chunk);
+    __half *rows = (__half *)take(l, (size_t)m->rows * stride * sizeof(__half));
+    float *scale = (float *)take(l, (size_t)m->rows * sizeof(float));
+    for (int r = 0, n; r < m->rows; r += n) {
+        n = m->rows - r < most ? m->rows - r : most;
+        unsigned s = l->next_stored++ % STORED;
+        size_t bytes = (size_t)n * row;
+        struct fill f = {NULL, (const unsigned char *)m->data + (size_t)r * row, MLL_DTYPE_NONE};
+        cudaStreamWaitEvent(l->stream, l->converted[s], 0);
+        unsigned b = send_chunk(e, l->stored[s], &f, bytes, bytes);
+        cudaStreamWaitEvent(e->stream, l->copied[b], 0);
+        weights_to_half(&e->base, rows + (size_t)r * stride, scale + r, l->underflows, l->stored[s],
+                        m->dtype, n, m->cols);
+        cudaEventRecord(l->converted[s], e->stream);
+    }
+    m->data = rows;
+    m->scale = scale;
+    m->dtype = MLL_DTYPE_F16;
+    return MLL_OK;
+}
+
+static enum mll_status send_q4(struct exec_cuda *e, struct mat *m, struct mll_error *err)
+{
+    struct device_blocks *d = (struct device_blocks *)calloc(1, sizeof *d);
+    if (d == NULL)
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a list of weights");
+    d->next = e->blocks;
+    e->blocks = d;
+    d->blocks = *m->blocks;
+    size_t n = n_blocks(m);
+    m->data = send_bytes(e, m->data, (count(m) + 1) / 2);
+    if (m->blocks->absmax != NULL) {
+        d->blocks.absmax = (const float *)send_bytes(e, m->blocks->absmax, n * sizeof(float));
+    } else {
+        d->blocks.codes = (const uint8_t *)send_bytes(e, m->blocks->codes, n);
+        d->blocks.nested_absmax = (const float *)send_bytes(e, m->blocks->nested_absmax,
+                                                            nested_blocks(n) * sizeof(float));
+        d->blocks.nested_map =
+            (const float *)send_bytes(e, m->blocks->nested_map, 256 * sizeof(float));
+    }
+    m->blocks = &d->blocks;
+    return MLL_OK;
+}
+
+static enum mll_status send_weight(struct exec_cuda *e, struct mat *m, enum weight_use use,
+                                   struct mll_error *err)
+{
+    if (m->dtype == MLL_DTYPE_Q4)
+        return send_q4(e, m, err);
+    if (m->dtype == MLL_DTYPE_I8) {
+        m->data = send_bytes(e, m->data, count(m));
+        m->scale = (const float *)send_bytes(e, m->scale, (size_t)m->rows * sizeof(float));
+        return MLL_OK;
+    }
+    if (use == WEIGHT_MATRIX)
+        return send_matrix(e, m, err);
+    if (use == WEIGHT_VECTOR)
+        send_vector(e, m);
+    else
+        m->data = send_bytes(e, m->data, count(m) * element_bytes(m->dtype));
+    return MLL_OK;
+}
+
+enum mll_status load_weight_cuda(struct mll_exec *ex, struct mat *m, enum weight_use use,
+                                 struct mll_error *err)
+{
+    struct exec_cuda *e = exec_cuda(ex);
+    if (m->data == NULL)
+        return MLL_OK;
+    bool alone = e->loader == NULL;
+    if (alone)
+        MLL_TRY(begin_weights_cuda(ex, weight_bytes_cuda(ex, m, use), err));
+    cudaSetDevice(e->options.device);
+    enum mll_status status = send_weight(e, m, use, err);
+    if (status == MLL_OK)
+        status = e->error == cudaSuccess ? MLL_OK : take_error_cuda(ex, err);
+    if (alone) {
+        enum mll_status end = end_weights_cuda(ex, NULL, status == MLL_OK ? err : NULL);
+        status = status == MLL_OK ? end : status;
+    }
+    return status;
+}
+#endif
