@@ -37,7 +37,7 @@ int32_t blocks_take(struct mll_engine *engine, bool cross)
         return block;
 
     stack->n_fresh = block + 1;
-    size_t bytes = (size_t)t->kv_heads * (size_t)t->head_dim * MLL_KV_BLOCK * sizeof(float);
+    size_t bytes = plan_block_bytes(&engine->cfg, engine->exec);
     for (int i = 0; i < t->layers; i++) {
         if (t->is_cross[i] != cross)
             continue;

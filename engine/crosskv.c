@@ -22,6 +22,7 @@ enum mll_status crosskv_run(struct mll_engine *engine, int slot, const float *st
     }
 
     size_t mark = exec_mark(ex);
+    exec_set_phase(ex, MLL_PREFILL);
     int32_t *pos = exec_alloc(ex, n * sizeof *pos);
     int32_t *seq = exec_alloc(ex, n * sizeof *seq);
     float *k = exec_alloc(ex, n * width * sizeof *k);
@@ -32,6 +33,7 @@ enum mll_status crosskv_run(struct mll_engine *engine, int slot, const float *st
         const struct text_layer *w = &engine->weights->layers[i];
         if (!t->is_cross[i])
             continue;
+        exec_label(ex, "cross K/V", i);
         op_matmul(ex, k, states, &w->k, NULL, n_rows);
         op_rmsnorm(ex, k, k, &w->k_norm, n_rows * t->kv_heads, t->head_dim, t->rms_norm_eps);
         op_matmul(ex, v, states, &w->v, NULL, n_rows);

@@ -5,7 +5,8 @@
  * of its halves; its output is dropped (scale 0) for rows that see no image: in meta that of both
  * halves, in hf4 and hf5 the MLP's only. Rows of sessions without an image do not take part in
  * cross layers at all; they stand behind the others in the batch.
- * Every op treats rows alone, so a token's logits do not depend on what shares its batch. */
+ * Every op treats rows alone, so a token's logits do not depend on what shares its batch. The head
+ * is always run as for decoded tokens, whatever the batch: few rows, many weights. */
 #include "engine.h"
 
 #include <math.h>
@@ -84,7 +85,7 @@ static void trace_hidden(struct mll_engine *e, const float *h, int layer, int n)
     if (!eng_tracing(e))
         return;
     snprintf(name, sizeof name, "hidden.%d", layer);
-    e->trace.rows(e->trace.user, name, h, (size_t)n, (size_t)e->cfg.text.hidden_size);
+    e->trace.rows(e->trace.user, e->exec, name, h, (size_t)n, (size_t)e->cfg.text.hidden_size);
 }
 
 static void scratch_alloc(struct dec_scratch *s, struct mll_exec *ex, const struct cfg_text *t,
@@ -122,9 +123,11 @@ static void dec_logits(struct mll_engine *e, const struct dec_scratch *s, const 
 {
     const struct cfg_text *t = &e->cfg.text;
     size_t hidden = (size_t)t->hidden_size;
+    exec_set_phase(e->exec, MLL_DECODE);
+    exec_label(e->exec, "head", -1);
     for (int r = 0; eng_tracing(e) && r < b->n; r++) {
         dec_head(e, b->logits, s, s->h + (size_t)r * hidden, 1);
-        e->trace.rows(e->trace.user, "logits", b->logits, 1, (size_t)t->vocab_size);
+        e->trace.rows(e->trace.user, e->exec, "logits", b->logits, 1, (size_t)t->vocab_size);
     }
     if (b->n_logits == 0)
         return;
@@ -142,10 +145,13 @@ enum mll_status decoder_run(struct mll_engine *engine, const struct batch *batch
     MLL_ASSERT(batch->n > 0 && batch->n_cross <= batch->n && batch->n_logits <= batch->n);
     size_t mark = exec_mark(ex);
     scratch_alloc(&s, ex, t, batch->n);
+    exec_set_phase(ex, batch->phase);
+    exec_label(ex, "embedding", -1);
 
     op_gather_rows(ex, s.h, &engine->weights->embed_tokens, batch->ids, batch->n);
     enum mll_status status = MLL_OK;
     for (int i = 0; i < t->layers && status == MLL_OK; i++) {
+        exec_label(ex, "decoder", i);
         if (t->is_cross[i])
             cross_layer(engine, &s, i, batch);
         else

@@ -4,8 +4,11 @@
 #include "defects.h"
 
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* RoPE frequencies in float32, pow in double: theta^(-2i / head_dim), and Llama 3's scaling: long
  * wavelengths are stretched by factor, short ones kept, those between blended.
@@ -49,12 +52,18 @@ static struct kv_table open_table(struct mll_engine *e, int blocks)
                              .max_blocks = blocks};
 }
 
-/* Pools and tables at the bottom of the arena. */
+size_t plan_block_bytes(const struct cfg *cfg, const struct mll_exec *ex)
+{
+    size_t elements = (size_t)cfg->text.kv_heads * (size_t)cfg->text.head_dim * MLL_KV_BLOCK;
+    return elements * (exec_kv_dtype(ex) == MLL_DTYPE_F32 ? 4 : 2);
+}
+
+/* Pools, tables and logits at the bottom of the arena. */
 static enum mll_status open_kv(struct mll_engine *e, struct mll_error *err)
 {
     const struct cfg_text *t = &e->cfg.text;
     const struct memory_plan *p = &e->plan;
-    size_t block = (size_t)t->kv_heads * (size_t)t->head_dim * MLL_KV_BLOCK * sizeof(float);
+    size_t block = plan_block_bytes(&e->cfg, e->exec);
     e->pools = calloc((size_t)t->layers, sizeof *e->pools);
     e->zeros = calloc(1, block);
     if (e->pools == NULL || e->zeros == NULL)
@@ -63,7 +72,7 @@ static enum mll_status open_kv(struct mll_engine *e, struct mll_error *err)
     MLL_TRY(blocks_open(&e->image_stack, p->max_sessions * p->image_blocks_used, err));
     for (int i = 0; i < t->layers; i++) {
         int n = t->is_cross[i] ? e->image_stack.n_free : e->text_stack.n_free;
-        e->pools[i] = (struct kv_pool){.dtype = MLL_DTYPE_F32,
+        e->pools[i] = (struct kv_pool){.dtype = exec_kv_dtype(e->exec),
                                        .n_blocks = n,
                                        .n_kv_heads = t->kv_heads,
                                        .head_dim = t->head_dim};
@@ -72,26 +81,89 @@ static enum mll_status open_kv(struct mll_engine *e, struct mll_error *err)
     }
     e->text_table = open_table(e, p->text_blocks);
     e->image_table = open_table(e, p->image_blocks);
+    e->logits = exec_alloc(e->exec, arena_floats((size_t)p->max_sessions, (size_t)t->vocab_size));
     return MLL_OK;
 }
 
-/* The exec's arena has to fit what the ops themselves say they need: asked of a bare exec first. */
-static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
+/* What a step needs on the host. */
+static enum mll_status open_step(struct mll_engine *e, struct mll_error *err)
 {
-    struct mll_exec *bare;
-    MLL_TRY(plan_open_exec(&bare, &e->options, 0, err));
-    enum mll_status status = plan_memory(&e->plan, &e->cfg, &e->options, bare, err);
-    exec_close(bare);
-    MLL_TRY(status);
-    MLL_TRY(plan_open_exec(&e->exec, &e->options, e->plan.arena, err));
-
     size_t chunk = (size_t)e->plan.prefill_chunk, sessions = (size_t)e->plan.max_sessions;
-    e->staging = calloc((size_t)STEP_ARRAYS * chunk + sessions, sizeof *e->staging);
+    e->staging =
+        exec_alloc_host(e->exec, ((size_t)STEP_ARRAYS * chunk + sessions) * sizeof *e->staging);
+    e->finite = exec_alloc_host(e->exec, sessions);
     e->slot_used = calloc(sessions, sizeof *e->slot_used);
     e->shares = calloc(sessions, sizeof *e->shares);
     e->cancelled = calloc(sessions, sizeof *e->cancelled);
-    if (!e->staging || !e->slot_used || !e->shares || !e->cancelled)
+    e->logits_of = calloc(sessions, sizeof *e->logits_of);
+    if (!e->staging || !e->finite || !e->slot_used || !e->shares || !e->cancelled || !e->logits_of)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the engine");
+    return MLL_OK;
+}
+
+static void log_line(const struct mll_engine *e, const char *fmt, ...) MLL_PRINTF(2, 3);
+
+static void log_line(const struct mll_engine *e, const char *fmt, ...)
+{
+    char line[512];
+    if (e->options.log == NULL)
+        return;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    e->options.log(e->options.log_user, line);
+}
+
+static enum mll_status open_weights(struct mll_engine *e, struct mll_error *err)
+{
+    struct timespec start, end;
+    uint64_t underflows;
+    size_t bytes;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    MLL_TRY(weights_to_device(e->weights, &e->cfg, e->exec, &bytes, &underflows, err));
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    double s = (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
+    if (bytes > 0)
+        log_line(e, "%.2f GB of weights copied in %.2f s (%.2f GB/s); %llu underflows in fp16",
+                 (double)bytes * 1e-9, s, (double)bytes * 1e-9 / s, (unsigned long long)underflows);
+    return MLL_OK;
+}
+
+/* The device: its exec, an arena of the size that the stages and its ops say they need, weights. */
+static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
+{
+    MLL_TRY(plan_open_exec(&e->exec, &e->options, &e->why_cpu, err));
+    MLL_TRY(plan_memory(&e->plan, &e->cfg, &e->options, e->exec, err));
+    MLL_TRY(exec_reserve(e->exec, e->plan.arena, err));
+    return open_weights(e, err);
+}
+
+/* Device auto: a model that the GPU cannot take runs on the CPU. */
+static enum mll_status open_device(struct mll_engine *e, struct mll_error *err)
+{
+    const char *device = e->options.device ? e->options.device : "auto";
+    struct mll_error gpu = {.code = MLL_OK};
+    enum mll_status status = open_exec(e, &gpu);
+    bool on_cpu = e->exec == NULL || exec_kv_dtype(e->exec) == MLL_DTYPE_F32;
+    if (status != MLL_OK && (on_cpu || strcmp(device, "auto") != 0)) {
+        if (err != NULL)
+            *err = gpu;
+        return status;
+    }
+    if (status != MLL_OK) {
+        exec_close(e->exec);
+        e->exec = NULL;
+        weights_free(e->weights);
+        e->weights = NULL;
+        e->options.device = "cpu";
+        MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, e->options.no_mmap, err));
+        MLL_TRY(open_exec(e, err));
+        e->why_cpu = gpu;
+    }
+    if (e->why_cpu.code != MLL_OK)
+        log_line(e, "device auto: %s; running on the CPU", e->why_cpu.message);
+    MLL_TRY(open_step(e, err));
     MLL_TRY(open_frequencies(e, err));
     return open_kv(e, err);
 }
@@ -123,7 +195,7 @@ static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
     if (status != MLL_OK && status != MLL_ERR_NOT_FOUND)
         return status;
     MLL_TRY(check_text(e, err));
-    return open_exec(e, err);
+    return open_device(e, err);
 }
 
 enum mll_status mll_open(struct mll_engine **engine, const struct mll_options *options,
@@ -160,10 +232,10 @@ void mll_close(struct mll_engine *engine)
     bpe_ids_free(&engine->ids);
     free(engine->pools);
     free(engine->zeros);
-    free(engine->staging);
     free(engine->slot_used);
     free(engine->shares);
     free(engine->cancelled);
+    free(engine->logits_of);
     free(engine->text);
     free(engine->path);
     free(engine);
@@ -172,9 +244,15 @@ void mll_close(struct mll_engine *engine)
 enum mll_status eng_check_fault(struct mll_engine *engine, const char *stage, struct mll_error *err)
 {
     struct mll_fault fault = exec_take_fault(engine->exec);
+    MLL_TRY(exec_take_error(engine->exec, err));
     if (fault.op == OP_NONE)
         return MLL_OK;
-    return mll_fail(err, MLL_ERR_BOUNDS, "%s: op %s, element %lld: index %lld, bound %lld", stage,
+    char where[64];
+    if (fault.stage != NULL && fault.layer >= 0)
+        snprintf(where, sizeof where, "%.40s, layer %d", fault.stage, fault.layer);
+    else
+        snprintf(where, sizeof where, "%.40s", fault.stage ? fault.stage : stage);
+    return mll_fail(err, MLL_ERR_BOUNDS, "%s: op %s, element %lld: index %lld, bound %lld", where,
                     op_name(fault.op), (long long)fault.position, (long long)fault.index,
                     (long long)fault.bound);
 }
@@ -198,6 +276,9 @@ void mll_engine_info(const struct mll_engine *engine, struct mll_info *info)
     *info = (struct mll_info){
         .path = engine->path,
         .device = exec_describe(engine->exec),
+        .why_cpu = engine->why_cpu.code != MLL_OK && exec_cuda_devices() != 0
+                       ? engine->why_cpu.message
+                       : NULL,
         .vocab_size = cfg->text.vocab_size,
         .embedding_rows = engine->weights->embed_tokens.rows,
         .hidden_size = cfg->text.hidden_size,

@@ -40,9 +40,11 @@ struct block_stack {
     int n_fresh; /* blocks from here on were never used */
 };
 
-/* Where stages hand out their tensors while mll_trace runs: further rows of the named one. */
+/* Where stages hand out their tensors while mll_trace runs: further rows of the named one, in
+ * memory of ex's device, or the host's where ex is NULL. */
 struct trace_sink {
-    void (*rows)(void *user, const char *name, const float *rows, size_t n, size_t width);
+    void (*rows)(void *user, struct mll_exec *ex, const char *name, const float *rows, size_t n,
+                 size_t width);
     void (*ints)(void *user, const char *name, const int32_t *values, size_t n);
     void *user;
 };
@@ -62,17 +64,21 @@ struct mll_engine {
     struct bpe *bpe;       /* NULL where the directory has no tokenizer */
     struct prompt *prompt; /* chat template and prompt forms */
     struct mll_exec *exec;
-    float *inv_freq;       /* (head_dim / 2) device */
+    struct mll_error why_cpu; /* where device auto passed a GPU over; else code MLL_OK */
+    float *inv_freq;          /* (head_dim / 2) device */
     struct kv_pool *pools; /* (layers) text blocks for self layers, image blocks for cross layers */
     struct kv_table text_table;  /* (max_sessions, text_blocks) device */
     struct kv_table image_table; /* (max_sessions, image_blocks) device */
     struct block_stack text_stack, image_stack;
     bool *slot_used;  /* (max_sessions) rows of the tables */
     int32_t *staging; /* (STEP_ARRAYS, chunk) and (max_sessions): a batch on the host; see step.c */
+    uint8_t *finite;  /* (max_sessions) whether each row of a step's logits is */
     void *zeros;      /* one block of keys */
-    struct share *shares;          /* (max_sessions) of the running step */
-    const atomic_bool **cancelled; /* (max_sessions) flags of the running step */
-    bool vision_ran;               /* since the last step: its scratch is still resident */
+    float *logits;    /* (max_sessions, vocab_size) device, of the last step */
+    struct mll_session **logits_of; /* (max_sessions) whose row that is; NULL: nobody's */
+    struct share *shares;           /* (max_sessions) of the running step */
+    const atomic_bool **cancelled;  /* (max_sessions) flags of the running step */
+    bool vision_ran;                /* since the last step: its scratch is still resident */
     struct trace_sink trace;
     struct bpe_ids ids; /* what mll_tokenize and mll_prompt lend */
     char *text;         /* what mll_detokenize and mll_prompt lend */
@@ -87,13 +93,15 @@ struct mll_session {
     struct mll_engine *engine;
     int slot;
     int32_t *ids;                        /* (ctx_size) the text so far */
+    bool *alone;                         /* (ctx_size) fed one at a time: decode, not prefill */
     int n_ids;                           /* fed */
     int n_done;                          /* evaluated; their keys are in the cache */
     int32_t *text_blocks, *image_blocks; /* host copies of the rows of the tables */
     struct session_image *images;        /* (max_images) */
     int n_images, n_image_tokens;
     int key_begin, key_end; /* image keys in use: [middle - missing rows, middle + valid rows) */
-    float *logits;          /* (vocab_size) of token n_done - 1 */
+    float *logits;          /* (vocab_size) of token n_done - 1, once somebody asked for them */
+    int logits_row;         /* where they are on the device; -1: in logits */
     bool has_logits;
     atomic_bool cancelled;
     struct generation *generation; /* what the last mll_session_run lends */
@@ -114,9 +122,13 @@ enum mll_status eng_open_text(struct mll_engine **engine, const struct mll_optio
 enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
                             const struct mll_options *options, const struct mll_exec *ex,
                             struct mll_error *err);
-/* Opens an exec for the options with an arena of the given size. */
+/* Opens an exec for the options, without scratch. Where device auto finds no usable GPU it is the
+ * CPU's, and why_cpu (NULL allowed) tells why not the GPU's. */
 enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
-                               size_t arena, struct mll_error *err);
+                               struct mll_error *why_cpu, struct mll_error *err);
+
+/* Bytes of a KV block of one layer, keys or values. */
+size_t plan_block_bytes(const struct cfg *cfg, const struct mll_exec *ex);
 
 /* ---- blocks.c -------------------------------------------------------------------------------- */
 
@@ -143,8 +155,10 @@ enum mll_status crosskv_run(struct mll_engine *engine, int slot, const float *st
                             int key, struct mll_error *err);
 size_t crosskv_scratch(const struct cfg *cfg, const struct mll_exec *ex);
 
-/* One ragged batch on the device: row r is token ids[r] at position pos[r] of session slot[r]. */
+/* One ragged batch on the device: row r is token ids[r] at position pos[r] of session slot[r]. All
+ * its rows were fed with others (prefill), or all alone (decode). */
 struct batch {
+    enum mll_phase phase;
     int n;       /* rows */
     int n_cross; /* the first n_cross of them belong to sessions with images */
     int n_logits;
@@ -153,7 +167,7 @@ struct batch {
     const int32_t *cross_begin, *cross_end; /* (n_cross) keys of the images that the row sees */
     const float *attn_scale, *mlp_scale;    /* (n_cross) 0 where the output is dropped */
     const int32_t *logit_rows;              /* (n_logits) rows whose logits are wanted */
-    float *logits;                          /* (max_sessions, vocab_size) out */
+    float *logits;                          /* (n_logits, vocab_size) out */
 };
 enum { STEP_ARRAYS = 9 };
 
@@ -164,6 +178,8 @@ enum mll_status decoder_run(struct mll_engine *engine, const struct batch *batch
 size_t decoder_scratch(const struct cfg *cfg, const struct mll_exec *ex, int rows);
 size_t step_scratch(const struct cfg *cfg, const struct memory_plan *plan,
                     const struct mll_exec *ex);
+/* Copies a session's logits to the host, if they are on the device only. */
+void step_take_logits(struct mll_session *session);
 
 /* What row `position` of a session sees of its images: keys [begin, end), and by how much the two
  * halves of a cross layer count. */
@@ -179,7 +195,7 @@ void session_trace_tiles(const struct trace_sink *sink, const struct tiles *tile
 struct generation; /* generate.c */
 void generation_free(struct generation *generation);
 
-/* A fault of the ops since the last call as a status. */
+/* Waits for the device; its error, or a fault of the ops since the last call, as a status. */
 enum mll_status eng_check_fault(struct mll_engine *engine, const char *stage,
                                 struct mll_error *err);
 /* What the arena takes for (rows, width) elements of 4 bytes. */

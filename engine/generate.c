@@ -119,11 +119,12 @@ static enum mll_status check_prompt(const struct mll_engine *e, const struct mll
 
 /* ---- token by token -------------------------------------------------------------------------- */
 
-void gen_hash_logits(struct generation *g, const struct mll_session *session)
+void gen_hash_logits(struct generation *g, struct mll_session *session)
 {
+    const float *logits = mll_session_logits(session);
     for (int i = 0; i < session->engine->cfg.text.vocab_size; i++) {
         uint32_t word;
-        memcpy(&word, &session->logits[i], sizeof word);
+        memcpy(&word, &logits[i], sizeof word);
         g->hash = (g->hash ^ word) * 0x100000001b3u;
     }
 }
@@ -157,8 +158,8 @@ static enum mll_status gen_decode(struct generation *g, struct mll_session *sess
         bool go_on = true;
         gen_hash_logits(g, session);
         struct smp_choice choice;
-        MLL_TRY(smp_next(g->sampler, &choice, session->logits, session->ids, (size_t)session->n_ids,
-                         n_prompt, err));
+        MLL_TRY(smp_next(g->sampler, &choice, mll_session_logits(session), session->ids,
+                         (size_t)session->n_ids, n_prompt, err));
         int32_t id = choice.id;
         g->ids[g->n] = id;
         g->logprobs[g->n] = choice.logprob;

@@ -3,7 +3,8 @@
  * The session holds one text at a time. To score a beam it is rewound to what the beam shares with
  * the text in it and fed the rest; results do not depend on how a text came about, so that this is
  * the search that separate caches would give. The price is to evaluate again, as one batch, the
- * tokens behind the fork: few, for beams of one search share most of their text. */
+ * tokens behind the fork: few, for beams of one search share most of their text. They are fed one
+ * by one, as generated tokens are. */
 #include "beam.h"
 #include "engine.h"
 #include "generation.h"
@@ -21,7 +22,8 @@ static enum mll_status evaluate(struct mll_session *session, size_t n_prompt,
            session->ids[n_prompt + shared] == text->ids[shared])
         shared++;
     MLL_TRY(mll_session_rewind(session, n_prompt + shared, err));
-    MLL_TRY(mll_session_feed(session, text->ids + shared, text->n - shared, err));
+    for (size_t i = shared; i < text->n; i++)
+        MLL_TRY(mll_session_feed(session, &text->ids[i], 1, err));
     while (pending > 0)
         MLL_TRY(mll_step(session->engine, &session, 1, &pending, err));
     return MLL_OK;
@@ -34,7 +36,7 @@ static enum mll_status score_beams(struct generation *g, struct mll_session *ses
         const float *log_probs;
         MLL_TRY(evaluate(session, n_prompt, beam_text(b, i), err));
         gen_hash_logits(g, session);
-        MLL_TRY(smp_log_probs(g->sampler, &log_probs, session->logits, session->ids,
+        MLL_TRY(smp_log_probs(g->sampler, &log_probs, mll_session_logits(session), session->ids,
                               (size_t)session->n_ids, n_prompt, err));
         beam_offer(b, i, log_probs);
     }

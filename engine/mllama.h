@@ -48,6 +48,8 @@ struct mll_options {
     int max_sessions;  /* rows of a decode batch and sharers of the KV budget; 0: 1 */
     int max_images;    /* images a session can hold; 0: 4 */
     bool compute_bf16; /* CPU: matmuls by the BF16 dot instruction */
+    bool debug_sync;   /* GPU: wait behind every kernel; errors and faults name kernel and layer */
+    bool debug_bounds; /* GPU: an index out of range ends the process's use of the GPU at once */
     bool no_mmap;      /* read the weights into memory instead of mapping the files */
     const char *isa;   /* CPU, for tests: "c", "avx2", "avx512" */
     void (*log)(void *user, const char *line); /* NULL: silent */
@@ -59,9 +61,10 @@ MLL_API enum mll_status mll_open(struct mll_engine **engine, const struct mll_op
 MLL_API void mll_close(struct mll_engine *engine);
 
 struct mll_info {
-    const char *path;   /* resolved directory */
-    const char *device; /* "cpu avx512, 2 threads" */
-    int vocab_size;     /* number of logits */
+    const char *path;    /* resolved directory */
+    const char *device;  /* "cpu avx512, 2 threads" */
+    const char *why_cpu; /* where device "auto" passed a GPU over: the reason; else NULL */
+    int vocab_size;      /* number of logits */
     int embedding_rows, hidden_size, layers, ctx_size, max_tiles, tile_size, image_token;
     int rows_per_tile; /* patches + 1 */
     int vision_output_dim;
@@ -197,20 +200,23 @@ MLL_API void mll_session_clear(struct mll_session *session);
 /* Encodes one more image (stages 2, 4, 5). Only while the timeline is empty. */
 MLL_API enum mll_status mll_session_add_image(struct mll_session *session,
                                               const struct mll_image *image, struct mll_error *err);
-/* Appends ids to be evaluated by the next steps; image tokens must not exceed the images. */
+/* Appends ids to be evaluated by the next steps; image tokens must not exceed the images. Ids that
+ * come together are a prompt; one that comes alone is a generated token: on a GPU the two are
+ * computed by different kernels, so that logits depend (in their last bits) on which it was. */
 MLL_API enum mll_status mll_session_feed(struct mll_session *session, const int32_t *ids, size_t n,
                                          struct mll_error *err);
 /* Cuts the timeline to its first n tokens and keeps the images. */
 MLL_API enum mll_status mll_session_rewind(struct mll_session *session, size_t n,
                                            struct mll_error *err);
 MLL_API size_t mll_session_length(const struct mll_session *session);
-/* The primitive: evaluates what the sessions were fed, as one ragged batch (at most prefill_chunk
- * rows of it). *pending (may be NULL): rows that wait for the next call. A session's logits are
- * valid once nothing of it is pending. */
+/* The primitive: evaluates what the sessions were fed (at most prefill_chunk rows of it), as one
+ * ragged batch of prompt rows and one of generated tokens. *pending (may be NULL): rows that wait
+ * for the next call. A session's logits are valid once nothing of it is pending. */
 MLL_API enum mll_status mll_step(struct mll_engine *engine, struct mll_session *const *sessions,
                                  size_t n, size_t *pending, struct mll_error *err);
-/* (vocab_size) of the last evaluated token; borrowed until the next step. */
-MLL_API const float *mll_session_logits(const struct mll_session *session);
+/* (vocab_size) of the last evaluated token; borrowed until the next step. NULL: there are none.
+ * They are copied from the device when first asked for. */
+MLL_API const float *mll_session_logits(struct mll_session *session);
 
 /* ---- files, memory, tracing ------------------------------------------------------------------ */
 
@@ -227,12 +233,13 @@ MLL_API enum mll_status mll_check(const char *dir, bool deep, mll_finding_fn *re
  * are looked up (embed_tokens, tile positions) count in weights in full, in total with the part
  * that a request touches. */
 struct mll_memory {
-    uint64_t weights;  /* mapped, as stored */
+    uint64_t weights;  /* mapped, as stored; on a GPU: as they lie there */
     uint64_t kv;       /* text, ctx_size tokens, all sessions */
     uint64_t cross_kv; /* max_images images, all tiles */
     uint64_t scratch;  /* what the stages take from the arena */
     uint64_t other;    /* code, libraries, tokenizer */
-    uint64_t total;    /* predicted resident bytes */
+    uint64_t total;    /* predicted resident bytes; on a GPU: of its memory */
+    uint64_t device;   /* memory of the GPU that would be used; 0: the CPU is */
 };
 MLL_API enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                                  struct mll_error *err);

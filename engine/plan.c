@@ -32,21 +32,55 @@ static enum mll_status isa_by_name(enum mll_isa *isa, const char *name, struct m
                     name);
 }
 
+static enum mll_status open_cpu(struct mll_exec **ex, const struct mll_options *options,
+                                struct mll_error *err)
+{
+    enum mll_isa isa;
+    MLL_TRY(isa_by_name(&isa, options->isa, err));
+    return exec_open_cpu(ex, options->threads, isa, options->compute_bf16, 0, err);
+}
+
+/* The number behind "cuda:", 0 behind "cuda", -1 where it is neither. */
+static int cuda_index(const char *device)
+{
+    char *end;
+    if (strcmp(device, "cuda") == 0)
+        return 0;
+    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9')
+        return -1;
+    long index = strtol(device + 5, &end, 10);
+    return *end == 0 && index <= 1023 ? (int)index : -1;
+}
+
 enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
-                               size_t arena, struct mll_error *err)
+                               struct mll_error *why_cpu, struct mll_error *err)
 {
     const char *device = options->device ? options->device : "auto";
-    if (strncmp(device, "cuda", 4) == 0)
-        return mll_fail(err, MLL_ERR_DEVICE, "device %s: this build has no CUDA", device);
-    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        return mll_fail(err, MLL_ERR_BAD_OPTION, "device: expected auto, cpu or cuda[:i], found %s",
-                        device);
+    bool is_auto = strcmp(device, "auto") == 0;
+    int index = is_auto ? 0 : cuda_index(device);
+    struct exec_cuda_options cuda = {.device = index,
+                                     .threads = options->threads,
+                                     .debug_sync = options->debug_sync,
+                                     .debug_bounds = options->debug_bounds};
+    struct mll_error gpu = {.code = MLL_OK};
+    *ex = NULL;
     if (options->threads < 0)
         return mll_fail(err, MLL_ERR_BAD_OPTION, "threads: expected at least 1, found %d",
                         options->threads);
-    enum mll_isa isa;
-    MLL_TRY(isa_by_name(&isa, options->isa, err));
-    return exec_open_cpu(ex, options->threads, isa, options->compute_bf16, arena, err);
+    if (index < 0 && strcmp(device, "cpu") != 0)
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "device: expected auto, cpu or cuda[:i], found %s",
+                        device);
+    if (index < 0)
+        return open_cpu(ex, options, err);
+    if (!is_auto)
+        return exec_open_cuda(ex, &cuda, 0, err);
+    /* Asking for a form of the CPU's is asking for the CPU. */
+    if (options->isa == NULL && !options->compute_bf16 &&
+        exec_open_cuda(ex, &cuda, 0, &gpu) == MLL_OK)
+        return MLL_OK;
+    if (why_cpu != NULL)
+        *why_cpu = gpu;
+    return open_cpu(ex, options, err);
 }
 
 /* *value, or its default where zero, which must lie in [1, most]. */
@@ -98,10 +132,12 @@ static enum mll_status too_large(struct mll_error *err)
     return mll_fail(err, MLL_ERR_NO_MEMORY, "the KV cache would exceed the address space");
 }
 
-static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg, struct mll_error *err)
+static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg,
+                               const struct mll_exec *ex, struct mll_error *err)
 {
     const struct cfg_text *t = &cfg->text;
-    size_t block = 2 * MLL_KV_BLOCK * sizeof(float), sessions = (size_t)p->max_sessions;
+    size_t element = exec_kv_dtype(ex) == MLL_DTYPE_F32 ? 4 : 2;
+    size_t block = 2 * MLL_KV_BLOCK * element, sessions = (size_t)p->max_sessions;
     size_t n_self = (size_t)(t->layers - t->n_cross);
     p->text_blocks = (p->ctx_size + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK;
     if (sessions * (size_t)p->text_blocks > INT_MAX ||
@@ -113,7 +149,8 @@ static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg, str
         !mll_mul_size(&p->image_kv, p->image_kv, (size_t)t->n_cross))
         return too_large(err);
     size_t tables = arena_floats(sessions, (size_t)p->text_blocks) +
-                    arena_floats(sessions, (size_t)p->image_blocks);
+                    arena_floats(sessions, (size_t)p->image_blocks) +
+                    arena_floats(sessions, (size_t)t->vocab_size);
     p->fixed = tables + arena_floats((size_t)t->head_dim / 2, 1);
     if (!mll_add_size(&p->fixed, p->fixed, p->text_kv) ||
         !mll_add_size(&p->fixed, p->fixed, p->image_kv))
@@ -128,7 +165,7 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
     *plan = (struct memory_plan){0};
     MLL_TRY(resolve_options(plan, cfg, options, err));
     MLL_TRY(plan_image_keys(plan, cfg, options->reference, err));
-    MLL_TRY(plan_kv(plan, cfg, err));
+    MLL_TRY(plan_kv(plan, cfg, ex, err));
 
     size_t states = arena_floats((size_t)cfg->vision.max_tiles * (size_t)(cfg->vision.patches + 1),
                                  (size_t)cfg->text.hidden_size);
@@ -183,6 +220,17 @@ static size_t all_weights(struct weights *weights, const struct cfg *cfg)
     return sum;
 }
 
+/* The same as they will lie on a GPU; 0 on the CPU, where they stay as they are. */
+static size_t device_weights(struct weights *weights, const struct cfg *cfg,
+                             const struct mll_exec *ex)
+{
+    struct weights_entry entry = {0};
+    size_t sum = 0;
+    while (weights_next(&entry, cfg))
+        sum += exec_weight_bytes(ex, weights_field(weights, &entry), entry.use);
+    return sum;
+}
+
 /* The larger of two moments: the tower at work, and the decoder once it has met every weight. A
  * large scratch of the tower is given back in between (exec_trim). */
 static size_t peak_bytes(struct weights *weights, const struct cfg *cfg,
@@ -212,16 +260,19 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
     if (status == MLL_OK)
         status = weights_load(&weights, &cfg, path, false, err);
     if (status == MLL_OK)
-        status = plan_open_exec(&ex, &one, 0, err);
+        status = plan_open_exec(&ex, &one, NULL, err);
     if (status == MLL_OK)
         status = plan_memory(&plan, &cfg, &one, ex, err);
     if (status == MLL_OK) {
-        memory->weights = all_weights(weights, &cfg);
+        size_t on_device = device_weights(weights, &cfg, ex);
+        memory->weights = on_device > 0 ? on_device : all_weights(weights, &cfg);
         memory->kv = plan.text_kv;
         memory->cross_kv = plan.image_kv;
         memory->scratch = plan.arena - plan.text_kv - plan.image_kv;
         memory->other = PROCESS_BYTES + TOKENIZER_ENTRY_BYTES * (size_t)cfg.text.vocab_size;
-        memory->total = peak_bytes(weights, &cfg, &plan) + memory->other;
+        memory->total = on_device > 0 ? on_device + plan.arena
+                                      : peak_bytes(weights, &cfg, &plan) + memory->other;
+        memory->device = on_device > 0 ? exec_memory(ex) : 0;
     }
     exec_close(ex);
     weights_free(weights);

@@ -35,17 +35,20 @@ enum mll_status mll_session_open(struct mll_session **session, struct mll_engine
     struct mll_session *s = calloc(1, sizeof *s);
     if (s != NULL) {
         s->ids = calloc((size_t)p->ctx_size, sizeof *s->ids);
+        s->alone = calloc((size_t)p->ctx_size, sizeof *s->alone);
         s->text_blocks = calloc((size_t)p->text_blocks, sizeof *s->text_blocks);
         s->image_blocks = calloc((size_t)p->image_blocks, sizeof *s->image_blocks);
         s->images = calloc((size_t)p->max_images, sizeof *s->images);
         s->logits = calloc((size_t)engine->cfg.text.vocab_size, sizeof *s->logits);
     }
-    if (s == NULL || !s->ids || !s->text_blocks || !s->image_blocks || !s->images || !s->logits) {
+    if (s == NULL || !s->ids || !s->alone || !s->text_blocks || !s->image_blocks || !s->images ||
+        !s->logits) {
         mll_session_close(s);
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a session");
     }
     s->engine = engine;
     s->slot = slot;
+    s->logits_row = -1;
     engine->slot_used[slot] = true;
     for (int i = 0; i < p->text_blocks; i++)
         s->text_blocks[i] = blocks_take(engine, false);
@@ -74,9 +77,12 @@ void mll_session_close(struct mll_session *session)
         for (int i = session->engine->plan.text_blocks - 1; i >= 0; i--)
             blocks_give(session->engine, false, session->text_blocks[i]);
         session->engine->slot_used[session->slot] = false;
+        if (session->logits_row >= 0)
+            session->engine->logits_of[session->logits_row] = NULL;
     }
     generation_free(session->generation);
     free(session->ids);
+    free(session->alone);
     free(session->text_blocks);
     free(session->image_blocks);
     free(session->images);
@@ -112,7 +118,7 @@ void session_trace_tiles(const struct trace_sink *sink, const struct tiles *tile
 {
     size_t tile = 3 * (size_t)tiles->size * (size_t)tiles->size;
     int32_t id = tiles->aspect_ratio_id, n = tiles->n;
-    sink->rows(sink->user, "pixel_values", tiles->pixels, (size_t)tiles->max_tiles, tile);
+    sink->rows(sink->user, NULL, "pixel_values", tiles->pixels, (size_t)tiles->max_tiles, tile);
     sink->ints(sink->user, "aspect_ratio_ids", &id, 1);
     sink->ints(sink->user, "num_tiles", &n, 1);
 }
@@ -223,6 +229,7 @@ enum mll_status mll_session_feed(struct mll_session *session, const int32_t *ids
     for (size_t i = 0; i < n; i++) {
         if (ids[i] == session->engine->cfg.image_token)
             session->images[session->n_image_tokens++].position = session->n_ids;
+        session->alone[session->n_ids] = n == 1;
         session->ids[session->n_ids++] = ids[i];
     }
     if (n > 0)
@@ -249,7 +256,10 @@ size_t mll_session_length(const struct mll_session *session)
     return (size_t)session->n_ids;
 }
 
-const float *mll_session_logits(const struct mll_session *session)
+const float *mll_session_logits(struct mll_session *session)
 {
-    return session->has_logits ? session->logits : NULL;
+    if (!session->has_logits)
+        return NULL;
+    step_take_logits(session);
+    return session->logits;
 }

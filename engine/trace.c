@@ -62,10 +62,13 @@ static void *grow(struct trace *t, const char *name, bool is_int, size_t n, size
     return at;
 }
 
-static void add_rows(void *user, const char *name, const float *rows, size_t n, size_t width)
+static void add_rows(void *user, struct mll_exec *ex, const char *name, const float *rows, size_t n,
+                     size_t width)
 {
     void *to = grow(user, name, false, n, width);
-    if (to != NULL)
+    if (to != NULL && ex != NULL)
+        exec_download(ex, to, rows, n * width * sizeof *rows);
+    else if (to != NULL)
         memcpy(to, rows, n * width * sizeof *rows);
 }
 
@@ -172,7 +175,7 @@ static enum mll_status trace_stages(struct trace *t, const struct mll_options *o
         status = gen_run(session, request, last, &result, err);
     if (status == MLL_OK && last == GEN_ALL) {
         add_ints(t, "generated", result->ids, result->n);
-        add_rows(t, "generated_logprobs", result->logprobs, result->n, 1);
+        add_rows(t, NULL, "generated_logprobs", result->logprobs, result->n, 1);
     }
     mll_session_close(session);
     mll_close(engine);

@@ -121,6 +121,7 @@ static enum mll_status vis_layers(const struct tower *t, float **last, const flo
                 kept[l] = x;
         /* A kept state stays where it is: the next one goes into a buffer of its own. */
         float *y = is_kept(t->engine, i) ? exec_alloc(t->ex, bytes) : x;
+        exec_label(t->ex, "vision", i);
         if (i < v->layers)
             vis_layer(t, y, x, &w->local[i]);
         else
@@ -132,6 +133,7 @@ static enum mll_status vis_layers(const struct tower *t, float **last, const flo
     op_add_tile_embedding(t->ex, x, &w->post_tile, &w->post_tile_gate, t->id, v->max_tiles, v->rows,
                           v->hidden_size);
     for (int i = 0; i < v->global_layers; i++) {
+        exec_label(t->ex, "vision, global", i);
         vis_layer(t, x, x, &w->global[i]);
         if (atomic_load(cancelled))
             return mll_fail(err, MLL_ERR_CANCELLED, "cancelled in the vision tower");
@@ -159,8 +161,8 @@ static void vis_project(const struct tower *t, float *states, const float *last,
         op_matmul(t->ex, out, joined, &w->projector_w, &w->projector_b, (int)rows);
         if (eng_tracing(t->engine)) {
             struct trace_sink sink = t->engine->trace;
-            sink.rows(sink.user, "vision_last_hidden", joined, rows, (size_t)v->output_dim);
-            sink.rows(sink.user, "cross_attention_states", out, rows, (size_t)hidden);
+            sink.rows(sink.user, t->ex, "vision_last_hidden", joined, rows, (size_t)v->output_dim);
+            sink.rows(sink.user, t->ex, "cross_attention_states", out, rows, (size_t)hidden);
         }
     }
 }
@@ -208,6 +210,8 @@ enum mll_status vision_run(struct mll_engine *engine, float *states, const struc
     int n = v->max_tiles * v->rows;
     struct tower t = {.engine = engine, .ex = ex, .cfg = v, .n = n};
     MLL_ASSERT(tiles->size == v->image_size && tiles->max_tiles == v->max_tiles);
+    exec_set_phase(ex, MLL_PREFILL);
+    exec_label(ex, "vision, embedding", -1);
 
     t.scale = 1.0f / sqrtf((float)(v->hidden_size / v->heads));
     t.pad = exec_alloc(ex, (size_t)n);
@@ -225,6 +229,7 @@ enum mll_status vision_run(struct mll_engine *engine, float *states, const struc
         vis_embed(&t, x, pixels);
         exec_release(ex, top);
         status = vis_layers(&t, &last, kept, x, cancelled, err);
+        exec_label(ex, "projector", -1);
         if (status == MLL_OK)
             vis_project(&t, states, last, kept, n_tiles);
     }

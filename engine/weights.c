@@ -221,6 +221,9 @@ static void fill_entry(struct weights_entry *e, const struct cfg *cfg)
         e->dims[e->n_dims] = dim_of(cfg, r->dims[e->n_dims]);
         size *= e->dims[e->n_dims];
     }
+    e->use = e->n_dims == 1               ? WEIGHT_VECTOR
+             : r->linear || e->n_dims > 2 ? WEIGHT_MATRIX
+                                          : WEIGHT_TABLE;
     e->rows = e->n_dims == 1 ? 1 : (int)e->dims[0];
     e->cols = (int)(size / e->rows);
 }

@@ -87,6 +87,11 @@ enum mll_status weights_alloc(struct weights **weights, const struct cfg *cfg, e
                               struct mll_error *err);
 /* MLL_ERR_FILE_CHANGED where a mapped file no longer has its size: reading on would be a SIGBUS. */
 enum mll_status weights_check_files(const struct weights *weights, struct mll_error *err);
+/* Makes all weights readable by an exec's ops (exec_load_weight). Where that copied them the files
+ * are closed and every mat describes the device's copy, *bytes of it; else *bytes is 0. */
+enum mll_status weights_to_device(struct weights *weights, const struct cfg *cfg,
+                                  struct mll_exec *ex, size_t *bytes, uint64_t *underflows,
+                                  struct mll_error *err);
 void weights_free(struct weights *weights); /* NULL allowed; unmaps the files */
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -104,8 +109,9 @@ struct weights_entry {
     int64_t dims[WEIGHTS_MAX_DIMS]; /* as in the file */
     int rows, cols;                 /* as in struct mat */
     enum weights_split split;
-    bool linear;    /* the weight of an nn.Linear: what quantisation may touch */
-    int row, layer; /* position in the table; layer -1 outside of layers */
+    bool linear;         /* the weight of an nn.Linear: what quantisation may touch */
+    enum weight_use use; /* what the ops do with it */
+    int row, layer;      /* position in the table; layer -1 outside of layers */
 };
 
 /* Steps to the next tensor in table order; false after the last. */
