@@ -46,8 +46,8 @@ eval: build ## share of exact fields on N=500 receipts rendered with SEED=7
 golden: ## rebuild the golden files (needs torch and transformers, see tests/golden)
 	@for script in tests/golden/make*.py; do python3 $$script || exit 1; done
 bench: build ## opening a checkpoint of the 11B's shapes, speed of the embedded model (docs/SPEED.md: all)
-	@cmake --build --preset cpu --target make_checkpoint load_bench model_bench -- --quiet
+	@cmake --build --preset cpu --target make_checkpoint load_bench -- --quiet
 	@bench/load.sh build
-	@build/bench/model_bench models/receipts-tiny
+	@build/mllama bench model
 install: build ## the command, libmllama, header, model, man page under PREFIX=/usr/local
 	@cmake --install build --prefix $(PREFIX)

@@ -1,6 +1,7 @@
 /* bench.c - clock, statistics, memory read.  See bench.h. */
 #include "bench.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -125,4 +126,54 @@ double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clo
     for (int i = 0; i < 64; i++)
         sink += job.sums[i];
     return (double)(blocks * READ_BLOCK) / seconds * 1e-9;
+}
+
+/* ---- multiply-adds --------------------------------------------------------------------------- */
+
+enum { FMA_CHAINS = 10, FMA_ROUNDS = 20000000 };
+
+static float fma_plain(void)
+{
+    float x[FMA_CHAINS] = {0};
+    for (int i = 0; i < FMA_ROUNDS / 100; i++)
+        for (int j = 0; j < FMA_CHAINS; j++)
+            x[j] = fmaf(x[j], 0.5f, 1.0f);
+    return x[0] + x[FMA_CHAINS - 1];
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f"))) static float fma_avx512(void)
+{
+    __m512 x[FMA_CHAINS], half = _mm512_set1_ps(0.5f), one = _mm512_set1_ps(1.0f);
+    for (int j = 0; j < FMA_CHAINS; j++)
+        x[j] = _mm512_set1_ps((float)j);
+    for (int i = 0; i < FMA_ROUNDS; i++)
+        for (int j = 0; j < FMA_CHAINS; j++)
+            x[j] = _mm512_fmadd_ps(x[j], half, one);
+    for (int j = 1; j < FMA_CHAINS; j++)
+        x[0] = _mm512_add_ps(x[0], x[j]);
+    return _mm512_reduce_add_ps(x[0]);
+}
+#else
+static float fma_avx512(void)
+{
+    return fma_plain();
+}
+#endif
+
+static void fma_part(void *arg, size_t begin, size_t end, int thread)
+{
+    volatile float sink = 0;
+    (void)thread;
+    for (size_t i = begin; i < end; i++)
+        sink += *(const bool *)arg ? fma_avx512() : fma_plain();
+}
+
+double bench_fma_tflop_s(int threads)
+{
+    bool avx512 = exec_isa_supported(MLL_ISA_AVX512);
+    double start = bench_seconds();
+    par_for(threads, (size_t)threads, fma_part, &avx512);
+    double operations = 2.0 * FMA_CHAINS * (avx512 ? 16.0 * FMA_ROUNDS : FMA_ROUNDS / 100);
+    return operations * threads * 1e-12 / (bench_seconds() - start);
 }

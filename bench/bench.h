@@ -26,4 +26,8 @@ double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clo
 /* Bytes that such a read should at least touch, so that no cache helps. */
 #define BENCH_READ_BYTES ((size_t)1 << 31)
 
+/* What the threads reach together with float32 fused multiply-adds in registers (AVX-512 where the
+ * CPU has it), in 1e12 operations a second: the roof of everything that computes in float32. */
+double bench_fma_tflop_s(int threads);
+
 #endif

@@ -50,6 +50,7 @@ extern "C" {
     X(ERR_CHAT, 65, "chat_invalid")                \
     X(ERR_LINE, 65, "line_invalid")                \
     X(ERR_TRACE_FILE, 65, "trace_file")            \
+    X(ERR_BENCH_FILE, 65, "bench_file")            \
     MLL_STATUS_LIST_IMAGE(X)                       \
     MLL_STATUS_LIST_SAFETENSORS(X)                 \
     MLL_STATUS_LIST_CHECKPOINT(X)                  \

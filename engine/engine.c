@@ -2,6 +2,7 @@
 #include "engine.h"
 #include "check.h"
 #include "defects.h"
+#include "synthetic.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -185,6 +186,14 @@ static enum mll_status check_text(const struct mll_engine *e, struct mll_error *
     return defects_result(&d, err);
 }
 
+/* A model without files: no tokenizer either. */
+static enum mll_status open_synthetic(struct mll_engine *e, struct mll_error *err)
+{
+    MLL_TRY(synthetic_config(&e->cfg, e->options.synthetic, err));
+    MLL_TRY(synthetic_weights(&e->weights, &e->cfg, e->options.quant, err));
+    return open_exec(e, err);
+}
+
 static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
 {
     const struct mll_options *o = &e->options;
@@ -202,15 +211,16 @@ enum mll_status mll_open(struct mll_engine **engine, const struct mll_options *o
                          struct mll_error *err)
 {
     *engine = NULL;
-    if (options->model == NULL)
+    if (options->model == NULL && options->synthetic == NULL)
         return mll_fail(err, MLL_ERR_USAGE, "no model given");
     struct mll_engine *e = calloc(1, sizeof *e);
     if (e == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an engine");
     e->options = *options;
-    enum mll_status status = eng_resolve(&e->path, options->model, err);
+    enum mll_status status =
+        eng_resolve(&e->path, options->synthetic ? options->synthetic : options->model, err);
     if (status == MLL_OK)
-        status = open_model(e, err);
+        status = options->synthetic ? open_synthetic(e, err) : open_model(e, err);
     if (status != MLL_OK) {
         mll_close(e);
         return status;

@@ -37,10 +37,12 @@ struct mll_session; /* images and a text timeline: KV, logits */
  * 4.45-4.54, transformers 4.56 and later. */
 enum mll_reference { MLL_REFERENCE_META = 0, MLL_REFERENCE_HF4, MLL_REFERENCE_HF5 };
 
-/* Zero means the default for every member but model. */
+/* Zero means the default for every member but model or synthetic. */
 struct mll_options {
-    const char *model;  /* directory in the HF layout */
-    const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
+    const char *model;     /* directory in the HF layout */
+    const char *synthetic; /* instead: made-up weights of "1b", "11b", "11b-base" or "90b" */
+    const char *quant;     /* of synthetic weights: "nf4", "nf4-dq", "int8"; NULL: bf16 */
+    const char *device;    /* "auto", "cpu", "cuda", "cuda:1" */
     enum mll_reference reference;
     int threads;       /* 0: the cores this process may use */
     int ctx_size;      /* tokens a session can hold; 0: the smaller of the model's and 8192 */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
@@ -458,6 +459,8 @@ void weights_free(struct weights *weights)
     if (!weights)
         return;
     ckpt_close(weights->ckpt);
+    if (weights->mapping)
+        munmap(weights->mapping, weights->mapping_bytes);
     free(weights->unused);
     free(weights->local);
     free(weights->global);

@@ -67,7 +67,9 @@ struct weights {
     /* language_model. */
     struct mat lm_head; /* (vocab_size, hidden) lm_head.weight */
 
-    struct ckpt *ckpt;   /* owned: the mapped files that every data pointer points into, or NULL */
+    struct ckpt *ckpt; /* owned: the mapped files that every data pointer points into, or NULL */
+    void *mapping;     /* owned: the memory of synthetic weights, or NULL */
+    size_t mapping_bytes;
     const char **unused; /* (n_unused) tensors of the files that the table does not name */
     size_t n_unused;
 };

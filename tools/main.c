@@ -42,6 +42,12 @@ static const struct command commands[CMD_COUNT] = {
                   cmd_plan},
     [CMD_EVAL] = {"eval", "TRUTH.jsonl", "share of fields read exactly, against known answers",
                   "  mllama eval receipts/truth.jsonl\n", cmd_eval},
+    [CMD_BENCH] = {"bench", "model|ops|compare A B", "speed of a model or of single ops",
+                   "  mllama bench model -m DIR -p 512 -n 128 -r 5\n"
+                   "  mllama bench model --synthetic 1b -p 64 -n 32 -r 3 -o json\n"
+                   "  mllama bench ops --op matmul\n"
+                   "  mllama bench compare before.json after.json\n",
+                   cmd_bench},
     [CMD_INFO] = {"info", "", "version, compilers, CPU, devices, the embedded model",
                   "  mllama info --json\n", cmd_info},
 };

@@ -6,7 +6,7 @@
 #define REQUEST      (BIT(CMD_RUN) | BIT(CMD_TRACE))
 #define DOCUMENTS    (BIT(CMD_EXTRACT) | BIT(CMD_EVAL))
 #define RUNS         (REQUEST | DOCUMENTS)
-#define OPENS        (RUNS | BIT(CMD_PLAN))
+#define OPENS        (RUNS | BIT(CMD_PLAN) | BIT(CMD_BENCH))
 #define MODEL        (OPENS | BIT(CMD_TOKENIZE) | BIT(CMD_CHECK))
 #define ALL          ((1u << CMD_COUNT) - 1)
 
@@ -45,6 +45,26 @@ const struct option_row option_table[] = {
      "encode special tokens as ordinary text", 0, 0},
     {"decode", 0, OPT_FLAG, AT(decode), BIT(CMD_TOKENIZE), NULL, "ids to text", 0, 0},
 
+    {"synthetic", 0, OPT_STRING, AT(synthetic), BIT(CMD_BENCH), "1b|11b|11b-base|90b",
+     "made-up weights of that size instead of a model", 0, 0},
+    {"n-prompt", 'p', OPT_STRING, AT(n_prompt), BIT(CMD_BENCH), "LIST",
+     "tokens of a prompt: 512, or 128,512, or 64-256+64, or 64-512*2 (default 512; 0: none)", 0, 0},
+    {"n-gen", 'n', OPT_STRING, AT(n_gen), BIT(CMD_BENCH), "LIST",
+     "tokens decoded one by one (default 128; 0: none)", 0, 0},
+    {"pg", 0, OPT_STRING, AT(prompt_gen), BIT(CMD_BENCH), "P,N", "a prompt and tokens behind it", 0,
+     0},
+    {"batch", 'b', OPT_STRING, AT(batch), BIT(CMD_BENCH), "LIST", "decode so many sessions at once",
+     0, 0},
+    {"image", 0, OPT_INT, AT(image_tiles), BIT(CMD_BENCH), "TILES",
+     "encode an image of so many tiles, and decode with it", 0, 16},
+    {"repetitions", 'r', OPT_INT, AT(repetitions), BIT(CMD_BENCH), "N",
+     "measurements of each test (default 5)", 1, 1000},
+    {"op", 0, OPT_STRING, AT(op), BIT(CMD_BENCH), "NAME", "only this op", 0, 0},
+    {"shape", 0, OPT_STRING, AT(shape), BIT(CMD_BENCH), "TEXT",
+     "only shapes whose name contains TEXT", 0, 0},
+    {"format", 'o', OPT_CHOICE, AT(format), BIT(CMD_BENCH), "md|csv|json|jsonl|sql",
+     "of the results (default md)", 0, 0},
+
     {"model", 'm', OPT_STRING, AT(model), MODEL | BIT(CMD_INFO), "DIR",
      "or ORG/NAME[@revision] in the Hugging Face cache (default: the embedded model)", 0, 0},
     {"threads", 't', OPT_INT, AT(threads), OPENS, "N", "default: the cores this process may use", 1,
@@ -67,7 +87,9 @@ const struct option_row option_table[] = {
      "force one form of the CPU kernels; results do not depend on it", 0, 0},
     {"no-mmap", 0, OPT_FLAG, AT(no_mmap), OPENS, NULL,
      "read the weights into memory instead of mapping the files", 0, 0},
-    {"quant", 0, OPT_LATER, 0, OPENS, "nf4|int8", "weights are used as they are stored", 0, 0},
+    {"quant", 0, OPT_CHOICE, AT(quant), BIT(CMD_BENCH), "nf4|nf4-dq|int8", "of --synthetic", 0, 0},
+    {"quant", 0, OPT_LATER, 0, OPENS & ~BIT(CMD_BENCH), "nf4|int8",
+     "weights are used as they are stored", 0, 0},
     {"kv-type", 0, OPT_LATER, 0, OPENS, "f32|f16|int8", "the KV cache is float32", 0, 0},
 
     {"max-new-tokens", 'n', OPT_INT, AT(max_new_tokens), RUNS, "N", "longest answer (default 512)",

@@ -8,12 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct option_row *find_name(const char *name, size_t n)
+/* The row of that name that the command takes, else another command's. */
+static const struct option_row *find_name(const char *name, size_t n, enum command_id command)
 {
-    for (size_t i = 0; i < option_count; i++)
-        if (strncmp(option_table[i].name, name, n) == 0 && option_table[i].name[n] == 0)
-            return &option_table[i];
-    return NULL;
+    const struct option_row *found = NULL;
+    for (size_t i = 0; i < option_count; i++) {
+        const struct option_row *row = &option_table[i];
+        if (strncmp(row->name, name, n) != 0 || row->name[n] != 0)
+            continue;
+        if (row->commands & 1u << command)
+            return row;
+        found = row;
+    }
+    return found;
 }
 
 static const struct option_row *find_letter(char letter, enum command_id command)
@@ -158,7 +165,7 @@ static enum mll_status parse_option(struct args *args, int argc, char **argv, in
     const struct option_row *row;
     size_t n = strcspn(arg, "=");
     if (arg[1] == '-') {
-        row = find_name(arg + 2, n - 2);
+        row = find_name(arg + 2, n - 2, args->command);
         value = arg[n] ? arg + n + 1 : NULL;
     } else {
         row = find_letter(arg[1], args->command);
@@ -240,7 +247,7 @@ void args_free(struct args *args)
 
 bool args_given(const struct args *args, const char *name)
 {
-    const struct option_row *row = find_name(name, strlen(name));
+    const struct option_row *row = find_name(name, strlen(name), args->command);
     MLL_ASSERT(row != NULL);
     return args->given[row - option_table];
 }

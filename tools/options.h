@@ -19,6 +19,7 @@ enum command_id {
     CMD_CHECK,
     CMD_PLAN,
     CMD_EVAL,
+    CMD_BENCH,
     CMD_INFO,
     CMD_COUNT
 };
@@ -61,6 +62,10 @@ struct args {
     /* single commands */
     const char *output, *until, *shard, *date_order;
     bool diff, table, deep, no_special, decode;
+
+    /* bench */
+    const char *synthetic, *quant, *format, *n_prompt, *n_gen, *prompt_gen, *batch, *op, *shape;
+    int repetitions, image_tiles;
 
     void *owned; /* memory behind operands and lists */
 };

@@ -12,7 +12,7 @@ cd "$tmp" || exit 1
 check "no command is a usage error" run 64
 check "--help" run 0 --help
 check "help lists the exit codes" prints "78 configuration"
-for command in extract run trace tokenize check plan eval info; do
+for command in extract run trace tokenize check plan eval bench info; do
     check "$command -h" run 0 $command -h
     check "$command -h has examples" prints "mllama $command"
     check "help names $command" sh -c "'$MLLAMA' --help | grep -q '^  $command '"
