@@ -1,6 +1,6 @@
 # Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help setup build cuda sm70 resources gpu-test gpu-bench gpu-bundle demo test asan fuzz slow fmt check eval golden bench install
+.PHONY: help setup build cuda sm70 resources gpu-test gpu-bench gpu-bundle demo test asan race fuzz slow fmt check eval golden bench install
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 N ?= 500
 SEED ?= 7
@@ -27,6 +27,8 @@ resources: ## registers, shared memory, occupancy of every kernel: bench/results
 	@scripts/setup.sh nvrtc && scripts/resources.py
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/setup.sh build test && scripts/test.sh asan
+race: ## the kernels' barriers under ThreadSanitizer, on the CPU
+	@scripts/setup.sh build test && scripts/test.sh race
 fuzz: ## every fuzz target for FUZZ_SECONDS each
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
