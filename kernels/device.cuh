@@ -175,6 +175,39 @@ __device__ __forceinline__ bool in_bounds(const struct bounds &b, int64_t positi
     return false;
 }
 
+/* ---- shared memory by address ---------------------------------------------------------------- */
+
+/* A place in shared memory as the hardware takes it. What the compiler makes of a computed index
+ * into a shared array may be four instructions; at + i * c by hand is one. */
+#if defined(MLL_SHIM)
+typedef const char *shared_at;
+#else
+typedef uint32_t shared_at;
+#endif
+
+__device__ __forceinline__ shared_at shared_at_of(const void *p)
+{
+#if defined(MLL_SHIM)
+    return (const char *)p;
+#else
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
+    asm("" : "+r"(at)); /* not to be taken apart again */
+    return at;
+#endif
+}
+
+__device__ __forceinline__ uint32_t shared_word(shared_at at)
+{
+#if defined(MLL_SHIM)
+    shim_check_aligned(at, 4);
+    return *(const uint32_t *)at;
+#else
+    uint32_t word;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
+    return word;
+#endif
+}
+
 /* ---- tensor cores, asynchronous copies ------------------------------------------------------- */
 
 /* Four products of (8, 4) by (4, 8), one a quad pair (lanes 4i..4i+3 and 16+4i..16+4i+3); A row-,
@@ -192,22 +225,8 @@ __device__ __forceinline__ void mma_m8n8k4(float d[8], const uint32_t a[2], cons
 #endif
 }
 
-/* The same with B row-major: lane i of a quad has row i % 4, columns 0..3 or, from lane 16, 4..7.
- */
-__device__ __forceinline__ void mma_m8n8k4_row(float d[8], const uint32_t a[2], const uint32_t b[2])
-{
-#if defined(MLL_SHIM)
-    shim_mma_m8n8k4_row(d, a, b);
-#elif MLL_ARCH >= 700
-    asm volatile("mma.sync.aligned.m8n8k4.row.row.f32.f16.f16.f32 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9}, {%10,%11}, {%0,%1,%2,%3,%4,%5,%6,%7};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                   "+f"(d[6]), "+f"(d[7])
-                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-/* (16, 16) by (16, 8), d += a b in float32, from sm_80. PTX ISA: mma.m16n8k16 with .f16. */
+/* (16, 16) by (16, 8), d += a b in float32, from sm_75. PTX ISA: mma.m16n8k16 with .f16; sm_75 has
+ * it in two halves of k, whose fragments are the halves of these. */
 __device__ __forceinline__ void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
 #if defined(MLL_SHIM)
@@ -215,6 +234,13 @@ __device__ __forceinline__ void mma_m16n8k16(float d[4], const uint32_t a[4], co
 #elif MLL_ARCH >= 800
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
                  "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif MLL_ARCH >= 750
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5}, {%8}, {%0,%1,%2,%3};\n"
+                 "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%6,%7}, {%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
@@ -276,6 +302,22 @@ template <int N> __device__ __forceinline__ void cp_async_wait(void)
 #elif MLL_ARCH >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
+}
+
+/* Word i (known when compiling) of 16 bytes. */
+__device__ __forceinline__ uint32_t word_of(const uint4 &v, int i)
+{
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+__device__ __forceinline__ __half2 half2_of(uint32_t bits)
+{
+    return __halves2half2(__ushort_as_half((unsigned short)bits),
+                          __ushort_as_half((unsigned short)(bits >> 16)));
+}
+__device__ __forceinline__ uint32_t half2_bits(__half2 x)
+{
+    return __half_as_ushort(__low2half(x)) | (uint32_t)__half_as_ushort(__high2half(x)) << 16;
 }
 
 /* 16 bytes of global memory that are read once: past L1, first to leave L2. */

@@ -17,6 +17,7 @@
 
 #include "half.h"
 #include "par.h"
+#include "quant_cuda.h"
 
 enum { WEIGHT_ALIGN = 256, PINNED = 4, STORED = 2 };
 #define CHUNK_MOST  ((size_t)16 << 20)
@@ -27,12 +28,6 @@ struct weight_slab {
     struct weight_slab *next;
     unsigned char *memory;
     size_t size, used;
-};
-
-/* Host descriptions of 4-bit weights whose pointers are the device's. */
-struct device_blocks {
-    struct device_blocks *next;
-    struct mat_blocks blocks;
 };
 
 struct weight_loader {
@@ -332,6 +327,7 @@ static enum mll_status send_q4(struct exec_cuda *e, struct mat *m, struct mll_er
         d->blocks.nested_map =
             (const float *)send_bytes(e, m->blocks->nested_map, 256 * sizeof(float));
     }
+    q4_describe(d, m);
     m->blocks = &d->blocks;
     return MLL_OK;
 }

@@ -21,12 +21,12 @@ __global__ void __launch_bounds__(MATMUL_WARPS *WARP)
 }
 
 #ifndef __CUDACC_RTC__
-#include "exec_cuda.h"
+#include "quant_cuda.h"
 
 size_t matmul_scratch_cuda(const struct mll_exec *ex, int n, int cols)
 {
-    (void)ex, (void)n, (void)cols;
-    return 0;
+    (void)ex;
+    return operand_bytes(n, cols);
 }
 
 void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
@@ -36,6 +36,11 @@ void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat
     const float *b = bias ? (const float *)bias->data : nullptr;
     int stride = w->scale == NULL ? w->cols : half_stride(w->cols);
     cudaStream_t s = stream_of(ex);
+    if (w->dtype == MLL_DTYPE_Q4 || w->dtype == MLL_DTYPE_I8) {
+        struct operand o = operand_of(ex, x, n, w->cols);
+        matmul_quant(ex, y, x, &o, w, b);
+        return;
+    }
     if (w->dtype == MLL_DTYPE_F32)
         LAUNCH(matmul_kernel<float>, grid, block, 0, s, y, x, (const float *)w->data, w->scale, b,
                w->rows, w->cols, stride);

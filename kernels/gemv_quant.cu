@@ -1,0 +1,305 @@
+/* gemv_quant.cu - y = x W^T + bias for a few rows of x, W of 4-bit or 8-bit codes.
+ *
+ * The codes are read once, in place, 16 bytes a lane, several windows ahead (gemv_tile.cuh has the
+ * geometry). All products are of fp16 numbers into float32:
+ *   Q4  values from the pair table; after each window the sums are multiplied by absmax and added
+ * to float32 sums. A window has two blocks. On sm_70 they are different quad pairs' anyway; from
+ *       sm_75 on columns 0-3 of the operand are x where the first block is and zeros elsewhere,
+ *       columns 4-7 x of the second block: rows 0-3 of x take one mma, rows 4-7 (GROUPS 2) another.
+ *   I8  the codes themselves, exact in fp16; scale[row] / 127 at the end. */
+#include "gemv_tile.cuh"
+#include "quant.cuh"
+
+/* ---- Q4 -------------------------------------------------------------------------------------- */
+
+#define Q4_AHEAD (GEMV_QUADS ? 4 : 2) /* windows of codes in registers */
+#define Q4_K     128                  /* elements of a window */
+
+/* What a lane reads: where its rows' codes and its columns of x begin. The second column is four
+ * rows of x further. has: it exists and meets the lane's block of the window. */
+struct q4_lane {
+    const uint8_t *codes[2];
+    const __half *x[2];
+    bool has[2];
+};
+
+__device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const struct gemv_x &x,
+                                                     int col0)
+{
+    int lane = threadIdx.x % WARP, part = gemv_part(lane);
+    int col = GEMV_QUADS ? gemv_row(lane) & 3 : gemv_row(lane);
+    bool meets = !GEMV_QUADS || gemv_row(lane) >> 2 == part >> 1;
+    struct q4_lane l;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        l.codes[i] = w.codes + (size_t)gemv_weight_row(lane, i, w.rows) * (w.cols / 2);
+        l.has[i] = meets && col0 + col + 4 * i < x.n;
+        l.x[i] = x.rows + (size_t)(col0 + col + 4 * i) * x.stride;
+    }
+    return l;
+}
+
+/* Floats from one row's absmax to the next in shared memory: room for a zero behind an odd number
+ * of blocks, and 2 modulo 4, so that eight rows by two blocks lie in different banks. */
+__host__ __device__ __forceinline__ int q4_absmax_stride(int cols)
+{
+    return (cols / 64 + 1) / 4 * 4 + 2;
+}
+
+/* The absmax of the block's 16 rows to shared memory (GEMV_ROWS, stride). */
+template <bool NESTED>
+__device__ __forceinline__ void q4_fill_absmax(float *absmax, const struct q4 &w, const float *map)
+{
+    int blocks = w.cols / 64, stride = q4_absmax_stride(w.cols);
+    for (int r = threadIdx.x / WARP; r < GEMV_ROWS; r += GEMV_WARPS) {
+        size_t first = (size_t)min((int)blockIdx.x * GEMV_ROWS + r, w.rows - 1) * blocks;
+        for (int b = threadIdx.x % WARP; b < stride; b += WARP)
+            absmax[r * stride + b] =
+                b < blocks ? q4_absmax<NESTED>(w, map, (first + b) >> (w.block_log2 - 6)) : 0.0f;
+    }
+}
+
+/* The lane's 32 codes of its rows at k. Behind the row, as the second half of a last window may be,
+ * nothing is read: what is multiplied then is old, and absmax 0 takes it out. */
+__device__ __forceinline__ void q4_load(uint4 codes[2], const struct q4_lane &lane, int k, int cols)
+{
+    if (k < cols)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            codes[i] = load_stream16(lane.codes[i] + k / 2);
+}
+
+/* d = the products of the codes by x at k, absmax left out. xs: the lane's 32 elements of its
+ * columns, zero where it has none. */
+template <int N>
+__device__ __forceinline__ void q4_multiply(float d[N][GEMV_SUMS], uint4 xs[N][4], shared_at copy,
+                                            const uint4 codes[2], const struct q4_lane &lane, int k,
+                                            int cols)
+{
+#pragma unroll
+    for (int g = 0; g < N; g++) {
+#pragma unroll
+        for (int i = 0; i < GEMV_SUMS; i++)
+            d[g][i] = 0.0f;
+        if (lane.has[g] && k < cols)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                xs[g][j] = ((const uint4 *)(lane.x[g] + k))[j];
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            uint32_t w0[2], w1[2];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                w0[i] = q4_pair(copy, word_of(codes[0], j), 2 * h + i);
+                w1[i] = q4_pair(copy, word_of(codes[1], j), 2 * h + i);
+            }
+#pragma unroll
+            for (int g = 0; g < N; g++) {
+                uint32_t b[2] = {word_of(xs[g][j], 2 * h), word_of(xs[g][j], 2 * h + 1)};
+                gemv_mma(d[g], w0, w1, b);
+            }
+        }
+}
+
+/* sum += d * absmax of its rows. absmax: of the lane's first row and the window's block that is the
+ * lane's, in shared memory. */
+template <int GROUPS, int N>
+__device__ __forceinline__ void q4_scale(float sum[N][GEMV_SUMS], const float d[N][GEMV_SUMS],
+                                         const float *absmax, int stride)
+{
+#pragma unroll
+    for (int i = 0; i < GEMV_SUMS; i++) {
+        if (!GEMV_QUADS && GROUPS == 1 && (i & 4))
+            continue; /* columns 4-7, which nobody wants */
+        float s = absmax[gemv_sum_row(0, i) * stride];
+#pragma unroll
+        for (int g = 0; g < N; g++)
+            sum[g][i] = fmaf(d[g][i], s, sum[g][i]);
+    }
+}
+
+/* The warp's sums to part. From sm_75 on columns 0-3 and 4-7 are the blocks of a window. */
+template <int N> __device__ __forceinline__ void q4_put(float *part, const float sum[N][GEMV_SUMS])
+{
+#if MLL_ARCH >= 750
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+#pragma unroll
+    for (int g = 0; g < N; g++)
+#pragma unroll
+        for (int i = 0; i < GEMV_SUMS; i++) {
+            float both = sum[g][i] + __shfl_xor_sync(ALL_LANES, sum[g][i], 2);
+            int col = 4 * g + gemv_sum_col(lane, i);
+            if (gemv_part(lane) < 2)
+                part[(warp * GEMV_COLS + col) * GEMV_ROWS + gemv_sum_row(lane, i)] = both;
+        }
+#else
+    gemv_put(part, sum[0]);
+#endif
+}
+
+template <bool NESTED, int GROUPS>
+__global__ void __launch_bounds__(GEMV_THREADS, GROUPS == 1 && GEMV_QUADS ? 3 : 2)
+    gemv_q4_kernel(float *y, struct gemv_x x, struct q4 w, const float *bias)
+{
+    SHARED(uint32_t, table, [Q4_TABLE]);
+    SHARED(uint32_t, values, [16]);
+    SHARED(float, map, [NESTED ? 256 : 1]);
+    DYN_SHARED(float, absmax);
+    DYN_SHARED_BYTES(GEMV_ROWS * 66 * sizeof(float)); /* of 4096 columns */
+    const int N = GEMV_QUADS ? GROUPS : 1, STEP = GEMV_WARPS * Q4_K;
+    const int col0 = blockIdx.y * GEMV_COLS, warp = threadIdx.x / WARP, part = threadIdx.x % WARP;
+    const int offset = gemv_part(part) * 32; /* of the lane in a window */
+    const struct q4_lane lane = q4_lane_of(w, x, col0);
+    uint4 ahead[Q4_AHEAD][2] = {};
+#pragma unroll
+    for (int a = 0; a < Q4_AHEAD; a++)
+        q4_load(ahead[a], lane, warp * Q4_K + a * STEP + offset, w.cols);
+    if (NESTED)
+        map[threadIdx.x] = w.nested_map[threadIdx.x];
+    q4_values(values, w);
+    __syncthreads();
+    q4_fill(table, values);
+    q4_fill_absmax<NESTED>(absmax, w, map);
+    __syncthreads();
+
+    const shared_at copy = q4_copy(table);
+    const int stride = q4_absmax_stride(w.cols);
+    const float *own = absmax + gemv_sum_row(part, 0) * stride;
+    float sum[N][GEMV_SUMS] = {{0.0f}};
+    uint4 xs[N][4] = {};
+    for (int first = warp * Q4_K; first < w.cols; first += Q4_AHEAD * STEP) {
+#pragma unroll
+        for (int a = 0; a < Q4_AHEAD; a++) {
+            if (first + a * STEP >= w.cols)
+                break;
+            int k = first + a * STEP + offset;
+            float d[N][GEMV_SUMS];
+            q4_multiply<N>(d, xs, copy, ahead[a], lane, k, w.cols);
+            q4_load(ahead[a], lane, k + Q4_AHEAD * STEP, w.cols);
+            q4_scale<GROUPS, N>(sum, d, own + k / 64, stride);
+        }
+    }
+    __syncthreads(); /* the table is done with */
+    q4_put<N>((float *)table, sum);
+    __syncthreads();
+    gemv_finish(y, (const float *)table, x, col0, nullptr, w.unit, bias, w.rows);
+}
+
+template __global__ void gemv_q4_kernel<true, 1>(float *, struct gemv_x, struct q4, const float *);
+template __global__ void gemv_q4_kernel<true, 2>(float *, struct gemv_x, struct q4, const float *);
+template __global__ void gemv_q4_kernel<false, 1>(float *, struct gemv_x, struct q4, const float *);
+template __global__ void gemv_q4_kernel<false, 2>(float *, struct gemv_x, struct q4, const float *);
+
+/* ---- I8 -------------------------------------------------------------------------------------- */
+
+#define I8_AHEAD 4
+#define I8_K     64 /* elements of a window */
+
+/* Four codes as fp16, exactly: 1024 + (code + 128) by its bits, less 1152. */
+__device__ __forceinline__ void i8_widen(uint32_t out[2], uint32_t codes)
+{
+    const __half2 bias = __half2half2(__ushort_as_half(0x6480)); /* 1152 */
+    uint32_t biased = codes ^ 0x80808080u;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t bits = __byte_perm(biased, 0x64646464u, i ? 0x4342 : 0x4140);
+        out[i] = half2_bits(__hsub2(half2_of(bits), bias));
+    }
+}
+
+__global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_i8_kernel(float *y, struct gemv_x x, const int8_t *codes, const float *scale, int rows,
+                   int cols, const float *bias)
+{
+    SHARED(float, part_sums, [GEMV_WARPS * GEMV_COLS * GEMV_ROWS]);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = gemv_part(lane);
+    const int windows = (cols + I8_K - 1) / I8_K, col0 = blockIdx.y * GEMV_COLS;
+    const int8_t *row[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        row[i] = codes + (size_t)gemv_weight_row(lane, i, rows) * cols + part * 16;
+    const bool has = col0 + gemv_row(lane) < x.n;
+    const __half *xs = x.rows + (size_t)(col0 + gemv_row(lane)) * x.stride + part * 16;
+    uint4 ahead[I8_AHEAD][2];
+#pragma unroll
+    for (int a = 0; a < I8_AHEAD; a++)
+        if (warp + a * GEMV_WARPS < windows)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                ahead[a][i] = load_stream16(row[i] + (warp + a * GEMV_WARPS) * I8_K);
+
+    float sum[GEMV_SUMS] = {0.0f};
+    for (int first = warp; first < windows; first += I8_AHEAD * GEMV_WARPS) {
+#pragma unroll
+        for (int a = 0; a < I8_AHEAD; a++) {
+            int window = first + a * GEMV_WARPS, next = window + I8_AHEAD * GEMV_WARPS;
+            if (window >= windows)
+                break;
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                uint4 v = make_uint4(0, 0, 0, 0);
+                if (has)
+                    v = *(const uint4 *)(xs + window * I8_K + 8 * j);
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    uint32_t w0[2], w1[2], b[2] = {word_of(v, 2 * h), word_of(v, 2 * h + 1)};
+                    i8_widen(w0, word_of(ahead[a][0], 2 * j + h));
+                    i8_widen(w1, word_of(ahead[a][1], 2 * j + h));
+                    gemv_mma(sum, w0, w1, b);
+                }
+            }
+            if (next < windows)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    ahead[a][i] = load_stream16(row[i] + next * I8_K);
+        }
+    }
+    gemv_put(part_sums, sum);
+    __syncthreads();
+    gemv_finish(y, part_sums, x, col0, scale, 1.0f / 127.0f, bias, rows);
+}
+
+#ifndef __CUDACC_RTC__
+#include "quant_cuda.h"
+
+static struct gemv_x gemv_x(const struct operand *o)
+{
+    struct gemv_x x = {o->rows, o->scale, o->n, o->stride};
+    return x;
+}
+
+/* Launches with as much dynamic shared memory as the columns want. */
+static void launch_q4(void (*kernel)(float *, struct gemv_x, struct q4, const float *),
+                      struct mll_exec *ex, float *y, const struct operand *x, const struct q4 *w,
+                      const float *bias)
+{
+    dim3 grid(blocks_for((size_t)w->rows, GEMV_ROWS), blocks_for((size_t)x->n, GEMV_COLS));
+    int shared = GEMV_ROWS * q4_absmax_stride(w->cols) * (int)sizeof(float);
+    if (shared > 14 * 1024) /* with the table more than what every kernel may have */
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    LAUNCH(kernel, grid, dim3(GEMV_THREADS), shared, stream_of(ex), y, gemv_x(x), *w, bias);
+    launched(ex, "gemv_q4");
+}
+
+void gemv_q4(struct mll_exec *ex, float *y, const struct operand *x, const struct q4 *w,
+             const float *bias)
+{
+    bool two = x->n > 4;
+    if (w->absmax == NULL)
+        launch_q4(two ? gemv_q4_kernel<true, 2> : gemv_q4_kernel<true, 1>, ex, y, x, w, bias);
+    else
+        launch_q4(two ? gemv_q4_kernel<false, 2> : gemv_q4_kernel<false, 1>, ex, y, x, w, bias);
+}
+
+void gemv_i8(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
+             const float *bias)
+{
+    dim3 grid(blocks_for((size_t)w->rows, GEMV_ROWS), blocks_for((size_t)x->n, GEMV_COLS));
+    LAUNCH(gemv_i8_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), y, gemv_x(x),
+           (const int8_t *)w->data, w->scale, w->rows, w->cols, bias);
+    launched(ex, "gemv_i8");
+}
+#endif

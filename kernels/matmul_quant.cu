@@ -1,0 +1,174 @@
+/* matmul_quant.cu - y = x W^T + bias by 4-bit and 8-bit weights on the GPU: which kernel, and the
+ * plain form for shapes that the others do not take.  Contract: ops.h.
+ *
+ * The kernels of gemv_quant.cu want rows of whole blocks of 64 elements, as all
+ * layers of the models have. Anything else (blocks that run over the ends of rows, blocks of 32) is
+ * slow, right, and the same in both phases: a warp an element, in float32. */
+#include "quant.cuh"
+
+#define PLAIN_WARPS 4
+
+/* Element i of w in row-major order, of any block and rows. */
+__device__ __forceinline__ float q4_element(const struct q4 &w, const uint32_t values[16], size_t i)
+{
+    uint32_t pair = w.codes[i / 2], code = i % 2 == 0 ? pair >> 4 : pair & 15;
+    size_t block = i >> w.block_log2;
+    float absmax = w.absmax != nullptr ? q4_absmax<false>(w, nullptr, block)
+                                       : q4_absmax<true>(w, w.nested_map, block);
+    return __half2float(__ushort_as_half((unsigned short)values[code])) * absmax;
+}
+
+__global__ void __launch_bounds__(PLAIN_WARPS *WARP)
+    matmul_plain_q4_kernel(float *y, const float *x, struct q4 w, const float *bias)
+{
+    SHARED(uint32_t, values, [16]);
+    int o = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, r = blockIdx.y;
+    q4_values(values, w);
+    __syncthreads();
+    if (o >= w.rows)
+        return;
+    float sum = 0.0f;
+    for (int k = threadIdx.x % WARP; k < w.cols; k += WARP)
+        sum = fmaf(x[(size_t)r * w.cols + k], q4_element(w, values, (size_t)o * w.cols + k), sum);
+    sum = warp_sum(sum) * w.unit;
+    if (threadIdx.x % WARP == 0)
+        y[(size_t)r * w.rows + o] = sum + (bias == nullptr ? 0.0f : bias[o]);
+}
+
+__global__ void __launch_bounds__(PLAIN_WARPS *WARP)
+    matmul_plain_i8_kernel(float *y, const float *x, const int8_t *codes, const float *scale,
+                           int rows, int cols, const float *bias)
+{
+    int o = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, r = blockIdx.y;
+    if (o >= rows)
+        return;
+    float sum = 0.0f;
+    for (int k = threadIdx.x % WARP; k < cols; k += WARP)
+        sum = fmaf(x[(size_t)r * cols + k], (float)codes[(size_t)o * cols + k], sum);
+    sum = warp_sum(sum) * scale[o] * (1.0f / 127.0f);
+    if (threadIdx.x % WARP == 0)
+        y[(size_t)r * rows + o] = sum + (bias == nullptr ? 0.0f : bias[o]);
+}
+
+#ifndef __CUDACC_RTC__
+#include "quant_cuda.h"
+
+#include <math.h>
+
+#include "half.h"
+
+/* ---- description ----------------------------------------------------------------------------- */
+
+static float largest(const float *x, size_t n)
+{
+    float most = 0.0f;
+    for (size_t i = 0; i < n; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
+}
+
+/* A bound of every |absmax| of m. */
+static float absmax_bound(const struct mat *m)
+{
+    const struct mat_blocks *host = m->blocks;
+    size_t n = (size_t)m->rows * (size_t)m->cols, block = (size_t)host->block;
+    size_t blocks = (n + block - 1) / block;
+    if (host->absmax != NULL)
+        return largest(host->absmax, blocks);
+    size_t nested = (blocks + MLL_NESTED_BLOCK - 1) / MLL_NESTED_BLOCK;
+    return largest(host->nested_map, 256) * largest(host->nested_absmax, nested) +
+           fabsf(host->nested_offset);
+}
+
+/* The squared error of the values, all together, when they are rounded to fp16 times stretch. */
+static double rounding(const float values[16], float stretch)
+{
+    double sum = 0;
+    for (int i = 0; i < 16; i++) {
+        double x = (double)values[i] * stretch;
+        double error = (double)f16_to_f32(f16_from_f32((float)x)) - x;
+        sum += error * error / ((double)stretch * stretch);
+    }
+    return sum;
+}
+
+/* The stretch that rounds least among the multiples of 2^-10 that bring the largest of the values
+ * into [1, 2). */
+static float best_stretch(const float values[16])
+{
+    int exponent;
+    float most = largest(values, 16), best = 1.0f;
+    double least = INFINITY;
+    frexpf(most, &exponent); /* most in [0.5, 1) * 2^exponent */
+    for (int i = 0; i < 1024; i++) {
+        float stretch = ldexpf(1.0f + (float)i / 1024.0f, -exponent);
+        if (most * stretch < 1.0f)
+            stretch *= 2.0f;
+        double error = rounding(values, stretch);
+        if (error < least) {
+            least = error;
+            best = stretch;
+        }
+    }
+    return best;
+}
+
+void q4_describe(struct device_blocks *d, const struct mat *m)
+{
+    const struct mat_blocks *b = &d->blocks;
+    struct q4 *q = &d->q4;
+    float stretch = best_stretch(b->values), bound = absmax_bound(m);
+    int exponent = 0;
+    if (bound > 0.0f && isfinite(bound))
+        frexpf(bound, &exponent);
+    q->codes = (const uint8_t *)m->data;
+    q->absmax = b->absmax;
+    q->absmax_codes = b->codes;
+    q->nested_absmax = b->nested_absmax;
+    q->nested_map = b->nested_map;
+    q->nested_offset = b->nested_offset;
+    q->unit = 1.0f / stretch;
+    q->power = ldexpf(1.0f, 14 - exponent);
+    q->block_log2 = 0;
+    while (1 << q->block_log2 < b->block)
+        q->block_log2++;
+    q->rows = m->rows;
+    q->cols = m->cols;
+    for (int i = 0; i < 16; i++)
+        q->values[i] = f16_from_f32(b->values[i] * stretch);
+}
+
+/* ---- choice ---------------------------------------------------------------------------------- */
+
+static bool is_regular(const struct mat *w)
+{
+    bool whole = w->cols % 64 == 0 && (w->dtype == MLL_DTYPE_I8 || w->blocks->block % 64 == 0);
+    return whole && (uintptr_t)w->data % 16 == 0;
+}
+
+static void matmul_plain(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                         const struct q4 *q, const float *bias, int n)
+{
+    dim3 grid(blocks_for((size_t)w->rows, PLAIN_WARPS), (unsigned)n), block(PLAIN_WARPS * WARP);
+    if (q != NULL)
+        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, x, *q, bias);
+    else
+        LAUNCH(matmul_plain_i8_kernel, grid, block, 0, stream_of(ex), y, x, (const int8_t *)w->data,
+               w->scale, w->rows, w->cols, bias);
+    launched(ex, "matmul_plain");
+}
+
+void matmul_quant(struct mll_exec *ex, float *y, const float *rows, const struct operand *x,
+                  const struct mat *w, const float *bias)
+{
+    const struct q4 *q = w->dtype == MLL_DTYPE_Q4
+                             ? &((const struct device_blocks *)(const void *)w->blocks)->q4
+                             : NULL;
+    if (!is_regular(w))
+        matmul_plain(ex, y, rows, w, q, bias, x->n);
+    else if (q != NULL)
+        gemv_q4(ex, y, x, q, bias);
+    else
+        gemv_i8(ex, y, x, w, bias);
+}
+#endif

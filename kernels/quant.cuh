@@ -1,0 +1,81 @@
+/* quant.cuh - 4-bit weights in kernels: the pair table, absmax.  Format: struct mat_blocks in
+ * ops.h.
+ *
+ * The 16 values become fp16 times `stretch`, chosen so that they round least (NF4: 0.0065 % of
+ * their root mean square, 0.0156 % unstretched; FP4: exact); a byte of codes then is one look-up of
+ * two values in a table of 256 pairs, held once for every lane or two lanes so that bank conflicts
+ * are none or of degree two. absmax is applied in float32, or in fp16 as two terms. */
+#ifndef MLL_QUANT_CUH
+#define MLL_QUANT_CUH
+
+#include "device.cuh"
+
+/* A Q4 matrix as the kernels take it, made by q4_describe (quant_cuda.h). cols and block are
+ * multiples of 64 and codes 16-byte aligned, or else only matmul_plain_kernel may have it. */
+struct q4 {
+    const uint8_t *codes; /* (rows, cols / 2), the high half first */
+    const float *absmax;  /* (blocks), or NULL: double-quantised, by the next four */
+    const uint8_t *absmax_codes;
+    const float *nested_absmax, *nested_map;
+    float nested_offset;
+    float unit;     /* 1 / stretch */
+    float power;    /* of two: |absmax * power| <= 2^14 */
+    int block_log2; /* a block is 2^block_log2 elements */
+    int rows, cols;
+    uint16_t values[16]; /* fp16: times stretch, so that the largest is in [1, 2) */
+};
+
+/* Where bank conflicts would be the limit (as many weights a clock as HBM brings) one copy a lane.
+ */
+#if MLL_ARCH == 800 || MLL_ARCH >= 900
+#define Q4_COPIES_LOG 5
+#else
+#define Q4_COPIES_LOG 4
+#endif
+#define Q4_COPIES (1 << Q4_COPIES_LOG)
+#define Q4_TABLE  (256 * Q4_COPIES)
+
+/* The 16 values to shared memory, where an index may depend on the thread: into w it would copy all
+ * of w to local memory. A barrier has to follow. */
+__device__ __forceinline__ void q4_values(uint32_t values[16], const struct q4 &w)
+{
+    if (threadIdx.x == 0)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            values[i] = w.values[i];
+}
+
+/* Fills table, of shared memory, by all threads of the block; a barrier has to follow. */
+__device__ __forceinline__ void q4_fill(uint32_t *table, const uint32_t values[16])
+{
+    for (int i = threadIdx.x; i < Q4_TABLE / 4; i += blockDim.x) {
+        int byte = i * 4 / Q4_COPIES;
+        uint32_t pair = values[byte & 15] << 16 | values[byte >> 4];
+        ((uint4 *)table)[i] = make_uint4(pair, pair, pair, pair);
+    }
+}
+
+/* The lane's copy of the table. */
+__device__ __forceinline__ shared_at q4_copy(const uint32_t *table)
+{
+    return shared_at_of(table + threadIdx.x % Q4_COPIES);
+}
+
+/* The two values of byte `byte` (0 to 3, known when compiling) of codes, the first in the low half;
+ * copy: q4_copy(). */
+__device__ __forceinline__ uint32_t q4_pair(shared_at copy, uint32_t codes, int byte)
+{
+    return shared_word(copy + __byte_perm(codes, 0, 0x4440 + byte) * (4 * Q4_COPIES));
+}
+
+/* The absmax of a block. map: nested_map, in shared memory. */
+template <bool NESTED>
+__device__ __forceinline__ float q4_absmax(const struct q4 &w, const float *map, size_t block)
+{
+    if (!NESTED)
+        return w.absmax[block];
+    float scaled = __fmul_rn(map[w.absmax_codes[block]], w.nested_absmax[block / 256]);
+    return __fadd_rn(scaled, w.nested_offset);
+}
+
+#endif
