@@ -30,10 +30,11 @@ ARCHS = ["70", "75", "80", "86", "89", "90"]
 SM = {"70": (2048, 32, 96, 0, 256), "75": (1024, 16, 64, 0, 256), "80": (2048, 32, 164, 1, 128),
       "86": (1536, 16, 100, 1, 128), "89": (1536, 24, 100, 1, 128), "90": (2048, 32, 228, 1, 128)}
 
-COUNTED = [("HMMA", r"\bHMMA\b"), ("LDG.128", r"\bLDG(\.\w+)*\.128\b"), ("LDGSTS", r"\bLDGSTS\b"),
-           ("LDS", r"\bLDS\b"), ("LDSM", r"\bLDSM\b"), ("SHFL", r"\bSHFL\b")]
-COLUMNS = ["kernel", "sm", "threads", "registers", "static", "dynamic", "spilled", "blocks",
-           "occupancy"] + [name for name, _ in COUNTED] + ["all"]
+COUNTED = [("HMMA", r"HMMA\b"), ("LDG.128", r"LDG(\.\w+)*\.128\b"), ("LDGSTS", r"LDGSTS\b"),
+           ("LDS", r"LDS\b"), ("LDSM", r"LDSM\b"), ("SHFL", r"SHFL\b")]
+LOOP = ["loop", "loop HMMA", "loop LSU", "loop MUFU", "loop bytes"]
+COLUMNS = (["kernel", "sm", "threads", "registers", "static", "dynamic", "spilled", "blocks",
+            "occupancy"] + [name for name, _ in COUNTED] + ["all"] + LOOP)
 
 
 def up(x, unit):
@@ -71,7 +72,7 @@ def demangled(names):
 
 
 def instructions(cubin):
-    """The instructions of every kernel in a binary: {mangled name: [opcode]}."""
+    """The code of every kernel in a binary: {mangled name: [opcode, or label: or branch target]}."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(cubin)
         f.flush()
@@ -82,10 +83,48 @@ def instructions(cubin):
         section = re.match(r"\s*\.section\s+\.text\.(\S+?),", line)
         if section:
             current = found.setdefault(section.group(1), [])
-        code = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]*)", line)
-        if code and code.group(1) != "NOP":
+        label = re.match(r"(\.L_\w+):", line)
+        if label:
+            current.append(label.group(0))
+        code = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line)
+        if code and code.group(1) == "BRA":
+            current.append("BRA " + re.search(r"\.L_\w+|$", code.group(2)).group(0))
+        elif code and code.group(1) != "NOP":
             current.append(code.group(1))
     return found
+
+
+def lane_bytes(code):
+    """How many bytes a lane moves with a load or store."""
+    width = re.search(r"\.(128|64|U?16|U?8)\b", code)
+    if code.startswith("LDSM"):
+        return 4 * int(code.rsplit(".", 1)[1])
+    return int(width.group(1).lstrip("US")) // 8 if width else 4
+
+
+def hot_loop(code):
+    """The table's loop columns.
+
+    >>> hot_loop([".L_a:", "LDG.E.EF.128.SYS", ".L_b:", "HMMA.884", "LDS.64", "BRA .L_b", "BRA .L_a"])
+    {'loop': 3, 'loop HMMA': 1, 'loop LSU': 2, 'loop MUFU': 0, 'loop bytes': 0}
+    """
+    at, best, rank = {}, [], (-1, -1, 0)
+    for i, c in enumerate(code):
+        if c.endswith(":"):
+            at[c[:-1]] = i
+        if c.startswith("BRA ") and c[4:] in at:
+            body = [b for b in code[at[c[4:]]:i + 1] if not b.endswith(":")]
+            tensor, loads = (sum(b.startswith(p) for b in body) for p in ("HMMA", "LDG"))
+            if (tensor, 0 if tensor else loads, -len(body)) > rank:
+                best, rank = body, (tensor, 0 if tensor else loads, -len(body))
+    memory = [b for b in best if re.match(r"(LDG|LDGSTS|STG|LDS|LDSM|STS|LD|ST)\b", b)]
+    # What is loaded once, past the caches; where nothing is, all that is loaded by 16 bytes.
+    once = [b for b in memory if b.startswith("LDG") and ".EF" in b]
+    once = once or [b for b in memory if b.startswith("LDG") and ".128" in b]
+    return {"loop": len(best), "loop HMMA": rank[0] if best else 0,
+            "loop LSU": sum((lane_bytes(b) + 3) // 4 for b in memory),
+            "loop MUFU": sum(b.startswith("MUFU") for b in best),
+            "loop bytes": sum(lane_bytes(b) for b in once)}
 
 
 def kernel_rows(job):
@@ -110,7 +149,7 @@ def kernel_rows(job):
         row = {"kernel": shown, "sm": compiled.arch, "threads": int(bound.group(1)),
                "registers": int(used.group(2)), "static": int(static.group(1)) if static else 0,
                "dynamic": int(dynamic.group(1)) if dynamic else 0, "spilled": int(used.group(1)),
-               "all": len(code[name])}
+               "all": sum(not c.endswith(":") for c in code[name]), **hot_loop(code[name])}
         row["blocks"] = blocks_per_sm(compiled.arch, row["threads"], row["registers"],
                                       row["static"] + row["dynamic"])
         row["occupancy"] = 100 * row["blocks"] * row["threads"] // SM[compiled.arch][0]
@@ -136,7 +175,9 @@ Made by `make resources` (scripts/resources.py says how) with NVRTC 12.9.86; CI 
 gets worse than this table. static, dynamic: bytes of shared memory a block; spilled: bytes of
 registers; blocks: on an SM at once, occupancy: their share of its threads in percent; then
 instructions in the disassembly. LDG.128, LDGSTS: loads of 16 bytes, copies to shared memory; LDS and
-LDSM: reads of it; SHFL: shuffles.
+LDSM: reads of it; SHFL: shuffles. loop: instructions of the hot loop; among them loop HMMA; loop
+LSU: times 128 bytes that a warp's loads and stores of it move; loop MUFU: exponentials and the like;
+loop bytes: what a lane loads in it, of data that is read once if there is any.
 
 """
 
