@@ -1,6 +1,6 @@
 # Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help setup build cuda sm70 resources demo test asan fuzz slow fmt check eval golden bench install
+.PHONY: help setup build cuda sm70 resources gpu-test gpu-bench gpu-bundle demo test asan race fuzz slow fmt check eval golden bench install
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 N ?= 500
 SEED ?= 7
@@ -20,22 +20,26 @@ demo: build ## read the shipped receipts with the embedded model: a table, and J
 	@build/mllama extract models/samples --table -o build/demo.jsonl
 	@echo && echo "The same as JSON lines: build/demo.jsonl   Your own: build/mllama extract FOLDER -o out.jsonl"
 test: ## every test
-	@scripts/setup.sh build test
-	@scripts/test.sh cpu
+	@scripts/setup.sh build test && scripts/test.sh cpu
 sm70: ## compile every kernel for sm_70 (V100) with NVRTC 12.9; warnings and spills are errors
-	@scripts/setup.sh nvrtc
-	@scripts/nvrtc.py 70
+	@scripts/setup.sh nvrtc && scripts/nvrtc.py 70
 resources: ## registers, shared memory, occupancy of every kernel: bench/results/resources.md
-	@scripts/setup.sh nvrtc
-	@scripts/resources.py
+	@scripts/setup.sh nvrtc && scripts/resources.py
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
-	@scripts/setup.sh build test
-	@scripts/test.sh asan
+	@scripts/setup.sh build test && scripts/test.sh asan
+race: ## the kernels' barriers under ThreadSanitizer, on the CPU
+	@scripts/setup.sh build test && scripts/test.sh race
 fuzz: ## every fuzz target for FUZZ_SECONDS each
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 slow: fuzz ## what CI has no time for: long fuzzing, coverage
 	@scripts/slow.sh
+gpu-test: ## check and measure the kernels on this machine's GPU: bench/results/gpu.json
+	@scripts/gpu_bundle.sh native && build-bundle/mllama-gpu/gpu-test -o bench/results/gpu.json
+gpu-bench: ## measure only
+	@scripts/gpu_bundle.sh native && build-bundle/mllama-gpu/gpu-test -o build-bundle/bench.json bench
+gpu-bundle: ## build-bundle/mllama-gpu: gpu-test for any machine with a GPU from sm_70 up
+	@scripts/setup.sh build test nvrtc && scripts/gpu_bundle.sh
 fmt: ## clang-format over every C file
 	@git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | xargs clang-format -i
 check: ## formatting and the rules that protect the architecture

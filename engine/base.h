@@ -107,6 +107,7 @@ extern "C" {
     X(ERR_FORMAT_PICKLE, 65, "format_pickle")                   \
     X(ERR_FORMAT_LORA, 65, "format_lora")                       \
     X(ERR_QUANT_METHOD, 65, "quant_method_unsupported")         \
+    X(ERR_QUANT_STATE, 65, "quant_state")                       \
     X(ERR_INDEX_FORM, 65, "index_form")                         \
     X(ERR_INDEX_FILE_NAME, 65, "index_file_name")               \
     X(ERR_SHARD_MISSING, 65, "shard_missing")                   \

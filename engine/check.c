@@ -97,33 +97,41 @@ static bool scan_tensor(struct not_finite *found, const struct ckpt *ckpt,
     return true;
 }
 
+static void check_tensor(const struct ckpt *ckpt, const struct st_tensor *t, void *buffer,
+                         struct defects *d)
+{
+    struct not_finite found = {0};
+    if ((t->dtype != ST_DTYPE_F32 && t->dtype != ST_DTYPE_F16 && t->dtype != ST_DTYPE_BF16) ||
+        !scan_tensor(&found, ckpt, t, buffer, d))
+        return; /* codes, or a defect already */
+    const char *file = ckpt_file_name(ckpt, t);
+    if (found.nan)
+        defects_add(d, MLL_ERR_WEIGHT_NAN,
+                    "%.60s: tensor '%s': expected finite values, found NaN %lld times, first at "
+                    "element %lld",
+                    file, t->name, (long long)found.nan, (long long)found.first_nan);
+    if (found.inf)
+        defects_add(d, MLL_ERR_WEIGHT_INF,
+                    "%.60s: tensor '%s': expected finite values, found infinity %lld times, "
+                    "first at element %lld",
+                    file, t->name, (long long)found.inf, (long long)found.first_inf);
+}
+
+/* Every float of the model: plain weights, and the absmax and scales of quantised ones, whose codes
+ * may lie in a storage type that looks like floats. */
 static void check_values(const struct cfg *cfg, const struct ckpt *ckpt, struct defects *d)
 {
     struct weights_entry entry = {0};
+    const struct st_tensor *parts[1 + WEIGHTS_MAX_PARTS];
     void *buffer = malloc(BUFFER_BYTES);
     if (!buffer) {
         defects_add(d, MLL_ERR_NO_MEMORY, "out of memory");
         return;
     }
     while (weights_next(&entry, cfg)) {
-        struct not_finite found = {0};
-        const struct st_tensor *t = weights_find(&entry, ckpt);
-        bool is_float = t && (t->dtype == ST_DTYPE_F32 || t->dtype == ST_DTYPE_F16 ||
-                              t->dtype == ST_DTYPE_BF16);
-        if (!is_float || !scan_tensor(&found, ckpt, t, buffer, d))
-            continue; /* a defect already */
-        const char *file = ckpt_file_name(ckpt, t);
-        if (found.nan)
-            defects_add(
-                d, MLL_ERR_WEIGHT_NAN,
-                "%.60s: tensor '%s': expected finite values, found NaN %lld times, first at "
-                "element %lld",
-                file, t->name, (long long)found.nan, (long long)found.first_nan);
-        if (found.inf)
-            defects_add(d, MLL_ERR_WEIGHT_INF,
-                        "%.60s: tensor '%s': expected finite values, found infinity %lld times, "
-                        "first at element %lld",
-                        file, t->name, (long long)found.inf, (long long)found.first_inf);
+        int n = weights_find_parts(parts, &entry, ckpt);
+        for (int i = n > 1 ? 1 : 0; i < n; i++)
+            check_tensor(ckpt, parts[i], buffer, d);
     }
     free(buffer);
 }
@@ -144,7 +152,7 @@ static void check_weights(const struct cfg *cfg, const char *dir, bool deep, str
     }
     w->ckpt = ckpt;
     weights_bind(w, cfg, ckpt, d);
-    if (deep && cfg->quant_method[0] == 0)
+    if (deep && cfg_quant_is_read(cfg))
         check_values(cfg, ckpt, d);
     for (size_t i = 0; i < w->n_unused && d->report; i++) {
         char line[300];

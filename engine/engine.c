@@ -199,6 +199,8 @@ static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
     const struct mll_options *o = &e->options;
     MLL_TRY(cfg_load(&e->cfg, e->path, err));
     MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
+    if (o->reference != MLL_REFERENCE_META)
+        weights_round_q4(e->weights);
     /* A directory without a tokenizer still serves requests made of ids. */
     enum mll_status status = open_text(e, e->cfg.image_token, err);
     if (status != MLL_OK && status != MLL_ERR_NOT_FOUND)

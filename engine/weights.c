@@ -1,6 +1,7 @@
 #include "weights.h"
 
 #include "checkpoint.h"
+#include "weights_quant.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -261,6 +262,13 @@ struct mat *weights_field(struct weights *weights, const struct weights_entry *e
     return (struct mat *)(void *)(base + r->field);
 }
 
+static size_t blocks_bytes(const struct mat_blocks *b, size_t n)
+{
+    size_t blocks = (n + (size_t)b->block - 1) / (size_t)b->block;
+    size_t outer = (blocks + MLL_NESTED_BLOCK - 1) / MLL_NESTED_BLOCK;
+    return b->codes != NULL ? blocks + (outer + 256) * sizeof(float) : blocks * sizeof(float);
+}
+
 size_t weights_mat_bytes(const struct mat *mat)
 {
     size_t n = (size_t)mat->rows * (size_t)mat->cols;
@@ -276,10 +284,11 @@ size_t weights_mat_bytes(const struct mat *mat)
     case MLL_DTYPE_BF16:
         return n * 2;
     case MLL_DTYPE_I8:
+        return n + (size_t)mat->rows * sizeof(float);
     case MLL_DTYPE_U8:
         return n;
     case MLL_DTYPE_Q4:
-        return n / 2 + n % 2;
+        return n / 2 + n % 2 + blocks_bytes(mat->blocks, n);
     }
     return 0;
 }
@@ -290,6 +299,15 @@ const struct st_tensor *weights_find(const struct weights_entry *entry, const st
 {
     const struct st_tensor *t = ckpt_find(ckpt, entry->name);
     return t ? t : ckpt_find(ckpt, entry->new_name);
+}
+
+int weights_find_parts(const struct st_tensor *found[1 + WEIGHTS_MAX_PARTS],
+                       const struct weights_entry *entry, const struct ckpt *ckpt)
+{
+    found[0] = weights_find(entry, ckpt);
+    if (found[0] == NULL || !entry->linear)
+        return found[0] != NULL;
+    return 1 + weights_quant_parts(found + 1, ckpt, found[0]);
 }
 
 static enum mll_dtype dtype_of(enum st_dtype dtype)
@@ -327,9 +345,10 @@ static enum mll_status shape_status(const struct weights_entry *e, const struct 
     return MLL_ERR_TENSOR_SHAPE;
 }
 
-static void bind_entry(struct mat *mat, const struct weights_entry *e, const struct ckpt *ckpt,
-                       struct defects *d)
+static void bind_entry(struct weights *weights, const struct weights_entry *e,
+                       const struct ckpt *ckpt, struct defects *d)
 {
+    struct mat *mat = weights_field(weights, e);
     char want[160], have[160];
     show_dims(want, e->dims, e->n_dims);
     const struct st_tensor *t = weights_find(e, ckpt);
@@ -347,6 +366,8 @@ static void bind_entry(struct mat *mat, const struct weights_entry *e, const str
                     e->new_name);
         return;
     }
+    if (weights_bind_quant(weights, mat, e, ckpt, t, d))
+        return;
     if (t->rank != e->n_dims || memcmp(t->shape, e->dims, sizeof *e->dims * (size_t)t->rank) != 0) {
         defects_add(d, shape_status(e, t), "%.60s: tensor '%s': expected shape %s, found %s", file,
                     t->name, want, show_dims(have, t->shape, t->rank));
@@ -373,6 +394,7 @@ static void list_unused(struct weights *w, const struct cfg *cfg, const struct c
 {
     struct weights_entry e = {0};
     size_t n = 0, total = ckpt_count(ckpt);
+    const struct st_tensor *found[1 + WEIGHTS_MAX_PARTS];
     const void **used = malloc((2 * total + 1) * sizeof *used); /* an entry has two names */
     w->unused = calloc(total + 1, sizeof *w->unused);
     w->n_unused = 0;
@@ -381,10 +403,13 @@ static void list_unused(struct weights *w, const struct cfg *cfg, const struct c
         free(used);
         return;
     }
-    while (weights_next(&e, cfg))
-        for (int i = 0; i < 2; i++)
-            if ((used[n] = ckpt_find(ckpt, i ? e.new_name : e.name)) != NULL)
-                n++;
+    while (weights_next(&e, cfg)) {
+        int n_parts = weights_find_parts(found, &e, ckpt);
+        for (int i = 0; i < n_parts; i++)
+            used[n++] = found[i];
+        if ((used[n] = ckpt_find(ckpt, e.new_name)) != NULL)
+            n++;
+    }
     qsort(used, n, sizeof *used, by_address);
     for (size_t i = 0; i < total; i++) {
         const struct st_tensor *t = ckpt_at(ckpt, i);
@@ -398,16 +423,15 @@ void weights_bind(struct weights *weights, const struct cfg *cfg, const struct c
                   struct defects *d)
 {
     struct weights_entry e = {0};
-    if (cfg->quant_method[0]) {
-        defects_add(
-            d, MLL_ERR_QUANT_METHOD,
-            "config.json: quantization_config.quant_method: expected plain BF16, F16 or F32 "
-            "weights, found \"%s\"",
-            cfg->quant_method);
+    if (!cfg_quant_is_read(cfg)) {
+        defects_add(d, MLL_ERR_QUANT_METHOD,
+                    "config.json: quantization_config.quant_method: expected bitsandbytes or plain "
+                    "weights, found \"%s\"",
+                    cfg->quant_method);
         return; /* or every tensor would be a defect */
     }
     while (weights_next(&e, cfg))
-        bind_entry(weights_field(weights, &e), &e, ckpt, d);
+        bind_entry(weights, &e, ckpt, d);
     list_unused(weights, cfg, ckpt, d);
 }
 
@@ -449,6 +473,12 @@ enum mll_status weights_load(struct weights **weights, const struct cfg *cfg, co
     return status;
 }
 
+void weights_round_q4(struct weights *weights)
+{
+    for (struct weights_quant *q = weights->quant; q != NULL; q = q->next)
+        q->blocks.rounded = q->dtype;
+}
+
 enum mll_status weights_check_files(const struct weights *weights, struct mll_error *err)
 {
     return weights->ckpt ? ckpt_check_unchanged(weights->ckpt, err) : MLL_OK;
@@ -458,6 +488,7 @@ void weights_free(struct weights *weights)
 {
     if (!weights)
         return;
+    weights_quant_free(weights);
     ckpt_close(weights->ckpt);
     if (weights->mapping)
         munmap(weights->mapping, weights->mapping_bytes);

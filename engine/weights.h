@@ -42,6 +42,12 @@ struct text_layer {
     struct mat mlp_gate;       /* (1, 1) cross_attn_mlp_gate; cross layers only */
 };
 
+struct weights_quant;
+struct weights_copy {
+    struct weights_copy *next;
+    float floats[];
+};
+
 struct weights {
     /* vision_model.; D its hidden size, R = patches + 1, A = aspect_ratios + 1, T = max_tiles */
     struct mat patch_embedding;    /* (D, channels * patch * patch) patch_embedding.weight */
@@ -70,7 +76,9 @@ struct weights {
     struct ckpt *ckpt; /* owned: the mapped files that every data pointer points into, or NULL */
     void *mapping;     /* owned: the memory of synthetic weights, or NULL */
     size_t mapping_bytes;
-    const char **unused; /* (n_unused) tensors of the files that the table does not name */
+    struct weights_quant *quant; /* owned: what 4-bit weights point to */
+    struct weights_copy *copies; /* owned: floats that lie unaligned in the files */
+    const char **unused;         /* (n_unused) tensors of the files that the table does not name */
     size_t n_unused;
 };
 
@@ -87,6 +95,9 @@ void weights_bind(struct weights *weights, const struct cfg *cfg, const struct c
  * dtype (the given one) set. */
 enum mll_status weights_alloc(struct weights **weights, const struct cfg *cfg, enum mll_dtype dtype,
                               struct mll_error *err);
+/* From now on 4-bit weights are rounded to the dtype they were quantised from, as bitsandbytes
+ * does: what the hf4 and hf5 references compute. */
+void weights_round_q4(struct weights *weights);
 /* MLL_ERR_FILE_CHANGED where a mapped file no longer has its size: reading on would be a SIGBUS. */
 enum mll_status weights_check_files(const struct weights *weights, struct mll_error *err);
 /* Makes all weights readable by an exec's ops (exec_load_weight). Where that copied them the files
@@ -122,7 +133,12 @@ bool weights_next(struct weights_entry *entry, const struct cfg *cfg);
 struct mat *weights_field(struct weights *weights, const struct weights_entry *entry);
 /* The tensor of a checkpoint that an entry names, under either name; NULL where there is none. */
 const struct st_tensor *weights_find(const struct weights_entry *entry, const struct ckpt *ckpt);
-/* Bytes of one matrix as stored (Q4, I8: codes only). */
+/* The same and, where it is quantised, what bitsandbytes stores beside it: absmax, SCB and so on.
+ * Returns how many, 0 where there is no such tensor. */
+#define WEIGHTS_MAX_PARTS 8
+int weights_find_parts(const struct st_tensor *parts[1 + WEIGHTS_MAX_PARTS],
+                       const struct weights_entry *entry, const struct ckpt *ckpt);
+/* Bytes of one matrix as stored, absmax and scales included. */
 size_t weights_mat_bytes(const struct mat *mat);
 
 #endif

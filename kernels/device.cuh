@@ -225,6 +225,21 @@ __device__ __forceinline__ void mma_m8n8k4(float d[8], const uint32_t a[2], cons
 #endif
 }
 
+/* The same with B row-major: lane i of a quad has row i % 4, columns 0..3 or, from lane 16, 4..7.
+ */
+__device__ __forceinline__ void mma_m8n8k4_row(float d[8], const uint32_t a[2], const uint32_t b[2])
+{
+#if defined(MLL_SHIM)
+    shim_mma_m8n8k4_row(d, a, b);
+#elif MLL_ARCH >= 700
+    asm volatile("mma.sync.aligned.m8n8k4.row.row.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9}, {%10,%11}, {%0,%1,%2,%3,%4,%5,%6,%7};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+                   "+f"(d[6]), "+f"(d[7])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 /* (16, 16) by (16, 8), d += a b in float32, from sm_75. PTX ISA: mma.m16n8k16 with .f16; sm_75 has
  * it in two halves of k, whose fragments are the halves of these. */
 __device__ __forceinline__ void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2])

@@ -58,7 +58,8 @@ struct mat_blocks {
  *   Q4               rounded(values[code[i]] * absmax of block i / block)         NF4 and FP4
  * products in float32, from left to right. Element i of Q4 is the high half of byte i / 2 where i
  * is even, else the low half; a GPU does not round to `rounded`. F16 with scale (the CUDA backend's
- * rows, a power of two each, their stride a multiple of 64 elements): element i times scale[row]. */
+ * rows, a power of two each, their stride a multiple of 64 elements): element i times scale[row].
+ */
 #define MLL_INT8_STEP 7.874015718698502e-3f /* 1 / 127, as bitsandbytes writes it */
 
 struct mat {

@@ -382,6 +382,11 @@ static void read_quantization(struct cfg *cfg, const struct jr_object *o)
              jr_string(&q, "quant_method", unnamed_bnb ? "bitsandbytes" : "unknown"));
 }
 
+bool cfg_quant_is_read(const struct cfg *cfg)
+{
+    return cfg->quant_method[0] == 0 || strcmp(cfg->quant_method, "bitsandbytes") == 0;
+}
+
 static void read_config(struct cfg *cfg, const json_t *root, struct defects *d)
 {
     struct jr_object o = {root, "config.json", "", MLL_OK, d};

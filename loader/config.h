@@ -81,6 +81,8 @@ void cfg_check(struct cfg *cfg, const char *dir, struct defects *d);
  */
 enum mll_status cfg_load_preprocess(struct cfg_preprocess *pre, const char *dir,
                                     struct mll_error *err);
+/* Whether weights of the configuration's quant_method are read: plain ones, and bitsandbytes'. */
+bool cfg_quant_is_read(const struct cfg *cfg);
 /* Number of (rows, cols) canvases with rows * cols <= max_tiles. */
 int cfg_canvases(int max_tiles);
 

@@ -465,6 +465,7 @@ void shim_trap(const char *message)
     if (shim_now == NULL)
         shim_die("trap on the host: %s", message);
     s.trapped = true;
+    shim_release(&s.end_sync);
     switch_fiber(&shim_now->fiber, &s.host);
     __builtin_unreachable();
 }
@@ -472,6 +473,8 @@ void shim_trap(const char *message)
 /* After a trap the fibers stand somewhere in the kernel: they start anew. */
 static void abandon_threads(void)
 {
+    shim_acquire(&s.barrier_sync[0]);
+    shim_acquire(&s.barrier_sync[1]);
     for (int i = 0; i < s.n_threads; i++)
         rewind_fiber(&s.threads[i]->fiber);
 }

@@ -218,6 +218,7 @@ static inline T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 
 /* Fragments as the PTX ISA lays them over the lanes. Sums are float32 in ascending k; hardware may
  * round otherwise. */
 void shim_mma_m8n8k4(float d[8], const uint32_t a[2], const uint32_t b[2], SHIM_SITE);
+void shim_mma_m8n8k4_row(float d[8], const uint32_t a[2], const uint32_t b[2], SHIM_SITE);
 void shim_mma_m16n8k8(float d[4], const uint32_t a[2], const uint32_t b[1], SHIM_SITE);
 void shim_mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2], SHIM_SITE);
 void shim_ldmatrix(uint32_t r[4], const struct uint4 *row, bool transposed, const char *file,

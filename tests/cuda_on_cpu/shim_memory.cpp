@@ -290,13 +290,19 @@ void shim_open_memory(bool open)
     (void)open;
 }
 
+/* A pointer just behind a block belongs to it where no other begins there and nothing is copied. */
 enum shim_place shim_where(const void *p, size_t bytes)
 {
     const char *begin = (const char *)p;
-    for (const struct block *b = m.blocks; b != NULL; b = b->next)
-        if (begin >= b->memory && begin <= b->memory + b->bytes)
-            return bytes <= (size_t)(b->memory + b->bytes - begin) ? b->place : SHIM_ASTRIDE;
-    return SHIM_PAGEABLE;
+    enum shim_place place = SHIM_PAGEABLE;
+    for (const struct block *b = m.blocks; b != NULL; b = b->next) {
+        const char *end = b->memory + b->bytes;
+        if (begin >= b->memory && begin < end)
+            return bytes <= (size_t)(end - begin) ? b->place : SHIM_ASTRIDE;
+        if (begin == end && bytes == 0)
+            place = b->place;
+    }
+    return place;
 }
 
 void shim_check_pointer(const char *kernel, const void *p)

@@ -184,10 +184,10 @@ static int column_884(int lane, int i)
     return (i & 4) + (lane & 2) + (i & 1);
 }
 
-/* Quad pair q: lanes 4q..4q+3 hold rows of A and columns of B 0..3, lanes 16+4q.. hold 4..7. */
-static void finish_884(const struct shim_deposit *lanes, unsigned mask)
+/* Quad pair q: lanes 4q..4q+3 hold rows of A and columns of B 0..3, lanes 16+4q.. hold 4..7; where
+ * B is row-major its row 0..3 instead, and of that the columns 0..3 or 4..7. */
+static void multiply_884(const struct shim_deposit *lanes, bool row_major)
 {
-    (void)mask;
     for (int q = 0; q < 4; q++) {
         float a[8][4], b[4][8], c[8][8];
         for (int i = 0; i < 8; i++) {
@@ -196,7 +196,10 @@ static void finish_884(const struct shim_deposit *lanes, unsigned mask)
             const uint32_t *rb = (const uint32_t *)lanes[l].in[1];
             for (int k = 0; k < 4; k += 2) {
                 unpack(&a[i][k], &a[i][k + 1], ra[k / 2]);
-                unpack(&b[k][i], &b[k + 1][i], rb[k / 2]);
+                if (row_major)
+                    unpack(&b[i & 3][(i & 4) + k], &b[i & 3][(i & 4) + k + 1], rb[k / 2]);
+                else
+                    unpack(&b[k][i], &b[k + 1][i], rb[k / 2]);
             }
             for (int e = 0; e < 8; e++)
                 c[row_884(l, e)][column_884(l, e)] = ((const float *)lanes[l].out)[e];
@@ -208,6 +211,18 @@ static void finish_884(const struct shim_deposit *lanes, unsigned mask)
                 ((float *)lanes[l].out)[e] = c[row_884(l, e)][column_884(l, e)];
         }
     }
+}
+
+static void finish_884(const struct shim_deposit *lanes, unsigned mask)
+{
+    (void)mask;
+    multiply_884(lanes, false);
+}
+
+static void finish_884_row(const struct shim_deposit *lanes, unsigned mask)
+{
+    (void)mask;
+    multiply_884(lanes, true);
 }
 
 /* m16n8kK, K 8 or 16: lane 4g + t holds rows g and g + 8, columns 2t and 2t + 1 of each 8 x 8 part
@@ -261,6 +276,12 @@ void shim_mma_m8n8k4(float d[8], const uint32_t a[2], const uint32_t b[2], const
                      int line)
 {
     multiply_fragments(d, a, b, finish_884, file, line);
+}
+
+void shim_mma_m8n8k4_row(float d[8], const uint32_t a[2], const uint32_t b[2], const char *file,
+                         int line)
+{
+    multiply_fragments(d, a, b, finish_884_row, file, line);
 }
 
 void shim_mma_m16n8k8(float d[4], const uint32_t a[2], const uint32_t b[1], const char *file,

@@ -12,6 +12,8 @@ const char *const golden_names[] = {
     "two_tiles_at_most", "three_tiles_at_most", "one_kv_head",
     "as_many_kv_heads",  "odd_sizes",           "cross_layers_adjacent",
     "image_last",        "long_prompt",         NULL};
+const char *const golden_quant_names[] = {"quant_nf4", "quant_nf4_double", "quant_fp4",
+                                          "quant_int8", NULL};
 const char *const golden_modes[3] = {"meta", "hf4", "hf5"};
 
 static void open_images(struct golden *g, const char *dir)

@@ -20,8 +20,9 @@ struct golden {
     struct mll_request request; /* the case's prompt and images, greedy, 64 new tokens */
 };
 
-extern const char *const golden_names[];  /* NULL at the end */
-extern const char *const golden_modes[3]; /* by enum mll_reference */
+extern const char *const golden_names[];       /* NULL at the end */
+extern const char *const golden_quant_names[]; /* checkpoints of bitsandbytes, likewise */
+extern const char *const golden_modes[3];      /* by enum mll_reference */
 
 /* Aborts the test where the case cannot be read. */
 void golden_open(struct golden *g, const char *name);

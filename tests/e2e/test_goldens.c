@@ -1,7 +1,8 @@
 /* test_goldens.c - every traced tensor of every case in every reference against transformers.
  *
  * Floats: largest difference over the largest expected value at most 1e-4, logits 2e-4. Integers
- * (ids, the 64 greedy tokens) and pixels: equal. The cases are made by tests/golden/make.py. */
+ * (ids, the 64 greedy tokens) and pixels: equal. The cases are made by tests/golden/make.py
+ * and make_quant.py. */
 #include "golden.h"
 
 #include <criterion/criterion.h>
@@ -66,20 +67,25 @@ static void check_case(const char *name, enum mll_reference reference)
     golden_close(&g);
 }
 
-Test(goldens, meta)
+static void check_cases(enum mll_reference reference)
 {
     for (int i = 0; golden_names[i] != NULL; i++)
-        check_case(golden_names[i], MLL_REFERENCE_META);
+        check_case(golden_names[i], reference);
+    for (int i = 0; golden_quant_names[i] != NULL; i++)
+        check_case(golden_quant_names[i], reference);
+}
+
+Test(goldens, meta)
+{
+    check_cases(MLL_REFERENCE_META);
 }
 
 Test(goldens, hf4)
 {
-    for (int i = 0; golden_names[i] != NULL; i++)
-        check_case(golden_names[i], MLL_REFERENCE_HF4);
+    check_cases(MLL_REFERENCE_HF4);
 }
 
 Test(goldens, hf5)
 {
-    for (int i = 0; golden_names[i] != NULL; i++)
-        check_case(golden_names[i], MLL_REFERENCE_HF5);
+    check_cases(MLL_REFERENCE_HF5);
 }
