@@ -3,7 +3,7 @@
 
 /* Empties the fault record. Also the first kernel that an exec runs: where the build has no code
  * for the card, this is what fails. */
-__global__ void clear_record_kernel(unsigned long long *record)
+__global__ void __launch_bounds__(1) clear_record_kernel(unsigned long long *record)
 {
     *record = ~0ull;
 }

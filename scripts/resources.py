@@ -121,8 +121,11 @@ def hot_loop(code):
     # What is loaded once, past the caches; where nothing is, all that is loaded by 16 bytes.
     once = [b for b in memory if b.startswith("LDG") and ".EF" in b]
     once = once or [b for b in memory if b.startswith("LDG") and ".128" in b]
-    return {"loop": len(best), "loop HMMA": rank[0] if best else 0,
-            "loop LSU": sum((lane_bytes(b) + 3) // 4 for b in memory),
+    # Beside such a stream, other loads are of a few rows that a warp's lanes share.
+    stream = any(".EF" in b for b in once)
+    width = [1 if stream and b.startswith("LDG") and b not in once else (lane_bytes(b) + 3) // 4
+             for b in memory]
+    return {"loop": len(best), "loop HMMA": rank[0] if best else 0, "loop LSU": sum(width),
             "loop MUFU": sum(b.startswith("MUFU") for b in best),
             "loop bytes": sum(lane_bytes(b) for b in once)}
 
@@ -143,7 +146,7 @@ def kernel_rows(job):
         bound = re.search(r"\.maxntid (\d+)", ptx)
         dynamic = re.search(r"// dynamic shared memory (\d+)", ptx)
         if bound is None:
-            raise ValueError(f"{shown} has no __launch_bounds__")
+            raise ValueError(f"{shown} ({compiled.source}) has no __launch_bounds__")
         if dynamic is None and "mll_dynamic_shared" in ptx:
             raise ValueError(f"{shown} has dynamic shared memory and no DYN_SHARED_BYTES")
         row = {"kernel": shown, "sm": compiled.arch, "threads": int(bound.group(1)),
@@ -176,7 +179,7 @@ gets worse than this table. static, dynamic: bytes of shared memory a block; spi
 registers; blocks: on an SM at once, occupancy: their share of its threads in percent; then
 instructions in the disassembly. LDG.128, LDGSTS: loads of 16 bytes, copies to shared memory; LDS and
 LDSM: reads of it; SHFL: shuffles. loop: instructions of the hot loop; among them loop HMMA; loop
-LSU: times 128 bytes that a warp's loads and stores of it move; loop MUFU: exponentials and the like;
+LSU: turns of 128 bytes that its loads and stores take a warp; loop MUFU: exponentials and the like;
 loop bytes: what a lane loads in it, of data that is read once if there is any.
 
 """
