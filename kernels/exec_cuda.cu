@@ -128,6 +128,7 @@ static enum mll_status open_device(struct exec_cuda *e, size_t scratch_bytes, st
     snprintf(e->base.describe, sizeof e->base.describe, "cuda:%d %.60s, sm_%d%d", index,
              device.name, device.major, device.minor);
     e->base.memory = device.memory;
+    e->sms = device.multiprocessors;
     MLL_TRY(open_stream(e, &device, err));
     return scratch_bytes > 0 ? reserve_cuda(&e->base, scratch_bytes, err) : MLL_OK;
 }

@@ -40,6 +40,7 @@ struct exec_cuda {
     struct mll_exec base;
     struct exec_cuda_options options;
     cudaStream_t stream;
+    int sms;                         /* multiprocessors */
     bool busy;                       /* something may be under way */
     unsigned long long *record;      /* device: the lowest fault, all ones for none */
     unsigned long long *host_record; /* pinned */

@@ -1,0 +1,255 @@
+/* gemm.cu - matmul of prompt rows on the GPU: tiles of BM activation rows by BN weight rows, BK of
+ * k at a time, in four warps.
+ *
+ * Every output is one accumulator from k = 0 up, in steps of the tensor core instruction, whatever
+ * the tile: the bits of a row depend neither on the tile that was chosen for the shape nor on the
+ * rows beside it. From sm_80 on, cp.async fills three stages of shared memory and the fragments of
+ * the next step are read while this one is multiplied. On sm_70 the next tile waits in registers
+ * and there are two stages. Tiles beyond the last row hold zeros. */
+#include "gemm_tile.cuh"
+#include "matmul.cuh"
+
+#define GEMM_THREADS 128
+#define GEMM_GROUP   8 /* row tiles whose blocks run side by side, for the L2 */
+#if MLL_ARCH >= 800
+#define GEMM_STAGES 3
+#else
+#define GEMM_STAGES 2
+#endif
+
+/* The part of an operand that a thread copies: `rows` valid ones of (ROWS, stride). */
+template <int ROWS, int BK> struct tile_source {
+    enum { STEP = GEMM_THREADS / (BK / 8), COPIES = ROWS / STEP }; /* rows that all threads copy */
+    const __half *from; /* this thread's chunk of its first row */
+    int stride, rows;   /* valid rows, counted from this thread's first */
+};
+
+template <int ROWS, int BK>
+__device__ __forceinline__ tile_source<ROWS, BK> tile_source_of(const __half *base, int row,
+                                                                int rows, int stride)
+{
+    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
+    tile_source<ROWS, BK> s;
+    s.from = base + (size_t)(row + first) * stride + chunk * 8;
+    s.stride = stride;
+    s.rows = rows - row - first;
+    return s;
+}
+
+#if MLL_ARCH >= 800
+template <int ROWS, int BK>
+__device__ __forceinline__ void tile_copy(__half *tile, const tile_source<ROWS, BK> &s, int k)
+{
+    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
+#pragma unroll
+    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
+        cp_async16(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk),
+                   s.from + (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k,
+                   i * tile_source<ROWS, BK>::STEP < s.rows ? 16 : 0);
+}
+#else
+template <int ROWS, int BK>
+__device__ __forceinline__ void tile_read(uint4 *held, const tile_source<ROWS, BK> &s, int k)
+{
+#pragma unroll
+    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
+        held[i] =
+            i * tile_source<ROWS, BK>::STEP < s.rows
+                ? __ldg((const uint4 *)(s.from +
+                                        (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k))
+                : make_uint4(0, 0, 0, 0);
+}
+
+template <int ROWS, int BK>
+__device__ __forceinline__ void tile_write(__half *tile, const uint4 *held)
+{
+    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
+#pragma unroll
+    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
+        *(uint4 *)(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk)) = held[i];
+}
+#endif
+
+/* Writes a warp's accumulators. */
+template <int MB, int NB>
+__device__ __forceinline__ void gemm_store(const struct matmul_args &a,
+                                           const struct matmul_part &part,
+                                           const float acc[MB][NB][8], int row, int col)
+{
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int j = 0; j < NB; j++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            int o = col + j * 16 + block_col(lane, e);
+            if (o >= part.rows)
+                continue;
+            float scale = part.scale[o], bias = part.bias == nullptr ? 0.0f : part.bias[o];
+#pragma unroll
+            for (int i = 0; i < MB; i++) {
+                int r = row + i * 16 + block_row(lane, e);
+                if (r < a.n)
+                    part.y[(size_t)r * part.rows + o] =
+                        matmul_finish(acc[i][j][e], scale, a.x_scale[r], bias);
+            }
+        }
+}
+
+template <int BM, int BN, int BK, int WM, int WN>
+__global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_kernel(struct matmul_args a)
+{
+    const int MB = WM / 16, NB = WN / 16, STEPS = BK / MMA_K;
+    SHARED(__half, left, [GEMM_STAGES][BM * BK]);
+    SHARED(__half, right, [GEMM_STAGES][BN * BK]);
+    int m = (blockIdx.z * GEMM_GROUP + blockIdx.x) * BM;
+    if (m >= a.n)
+        return;
+    struct matmul_part part = matmul_part_of(a, blockIdx.y);
+    int o = (blockIdx.y - part.tile_from) * BN, warp = threadIdx.x / WARP;
+    int wm = warp % (BM / WM) * WM, wn = warp / (BM / WM) * WN;
+    tile_source<BM, BK> x = tile_source_of<BM, BK>(a.x, m, a.n, a.stride);
+    tile_source<BN, BK> w = tile_source_of<BN, BK>(part.w, o, part.rows, a.stride);
+    int tiles = a.stride / BK;
+    float acc[MB][NB][8];
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+#pragma unroll
+        for (int j = 0; j < NB; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                acc[i][j][e] = 0.0f;
+
+#if MLL_ARCH >= 800
+    uint32_t fa[2][MB][4], fb[2][NB][4]; /* this step's fragments and the next one's */
+#pragma unroll
+    for (int s = 0; s < GEMM_STAGES - 1; s++) {
+        if (s < tiles) {
+            tile_copy<BM, BK>(left[s], x, s * BK);
+            tile_copy<BN, BK>(right[s], w, s * BK);
+        }
+        cp_async_commit();
+    }
+    cp_async_wait<GEMM_STAGES - 2>();
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+        load_left<BK>(fa[0][i], left[0], wm + i * 16, 0);
+#pragma unroll
+    for (int j = 0; j < NB; j++)
+        load_right<BK>(fb[0][j], right[0], wn + j * 16, 0);
+    int stage = 0, fill = GEMM_STAGES - 1; /* read from; written next */
+    for (int t = 0; t < tiles; t++) {
+        /* all warps left the stage that is filled here at the barrier of the last tile */
+        if (t + GEMM_STAGES - 1 < tiles) {
+            tile_copy<BM, BK>(left[fill], x, (t + GEMM_STAGES - 1) * BK);
+            tile_copy<BN, BK>(right[fill], w, (t + GEMM_STAGES - 1) * BK);
+        }
+        cp_async_commit();
+        fill = fill + 1 == GEMM_STAGES ? 0 : fill + 1;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            if (step == STEPS - 1) { /* the next fragments are those of the next stage */
+                stage = stage + 1 == GEMM_STAGES ? 0 : stage + 1;
+                cp_async_wait<GEMM_STAGES - 2>();
+                __syncthreads();
+            }
+            if (step < STEPS - 1 || t + 1 < tiles) {
+#pragma unroll
+                for (int i = 0; i < MB; i++)
+                    load_left<BK>(fa[(step + 1) % 2][i], left[stage], wm + i * 16,
+                                  (step + 1) % STEPS);
+#pragma unroll
+                for (int j = 0; j < NB; j++)
+                    load_right<BK>(fb[(step + 1) % 2][j], right[stage], wn + j * 16,
+                                   (step + 1) % STEPS);
+            }
+#pragma unroll
+            for (int i = 0; i < MB; i++)
+#pragma unroll
+                for (int j = 0; j < NB; j++)
+                    multiply_block(acc[i][j], fa[step % 2][i], fb[step % 2][j]);
+        }
+    }
+    cp_async_wait<0>();
+#else
+    uint4 held_x[BM * BK / 8 / GEMM_THREADS], held_w[BN * BK / 8 / GEMM_THREADS];
+    tile_read<BM, BK>(held_x, x, 0);
+    tile_read<BN, BK>(held_w, w, 0);
+    tile_write<BM, BK>(left[0], held_x);
+    tile_write<BN, BK>(right[0], held_w);
+    __syncthreads();
+    for (int t = 0; t < tiles; t++) {
+        if (t + 1 < tiles) {
+            tile_read<BM, BK>(held_x, x, (t + 1) * BK);
+            tile_read<BN, BK>(held_w, w, (t + 1) * BK);
+        }
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            uint32_t fa[MB][4], fb[NB][4];
+#pragma unroll
+            for (int i = 0; i < MB; i++)
+                load_left<BK>(fa[i], left[t % 2], wm + i * 16, step);
+#pragma unroll
+            for (int j = 0; j < NB; j++)
+                load_right<BK>(fb[j], right[t % 2], wn + j * 16, step);
+#pragma unroll
+            for (int i = 0; i < MB; i++)
+#pragma unroll
+                for (int j = 0; j < NB; j++)
+                    multiply_block(acc[i][j], fa[i], fb[j]);
+        }
+        if (t + 1 < tiles) {
+            tile_write<BM, BK>(left[(t + 1) % 2], held_x);
+            tile_write<BN, BK>(right[(t + 1) % 2], held_w);
+        }
+        __syncthreads();
+    }
+#endif
+    gemm_store<MB, NB>(a, part, acc, m + wm, o + wn);
+}
+
+#ifndef __CUDACC_RTC__
+#include "exec_cuda.h"
+
+/* The tiles to choose from; cost: time of an output relative to the largest, which shares its
+ * operands best. */
+static const struct gemm_shape {
+    int bm, bn;
+    float cost;
+} gemm_shapes[] = {{128, 128, 1.0f}, {128, 64, 1.05f}, {64, 64, 1.3f}};
+enum { GEMM_SHAPES = 3 };
+
+/* The shape that is done first when every SM works on the same number of tiles, or one fewer. */
+static int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
+{
+    int best = 0, sms = ((const struct exec_cuda *)ex)->sms;
+    float least = 0.0f;
+    for (int i = 0; i < GEMM_SHAPES; i++) {
+        const struct gemm_shape *s = &gemm_shapes[i];
+        size_t tiles = (size_t)matmul_tiles(a, s->bn) * blocks_for((size_t)a->n, (size_t)s->bm);
+        float time = (float)((tiles + (size_t)sms - 1) / (size_t)sms) * (float)(s->bm * s->bn);
+        if (i == 0 || time * s->cost < least) {
+            least = time * s->cost;
+            best = i;
+        }
+    }
+    return best;
+}
+
+void gemm(struct mll_exec *ex, struct matmul_args *a)
+{
+    int shape = gemm_choose(ex, a);
+    unsigned rows = blocks_for((size_t)a->n, (size_t)gemm_shapes[shape].bm);
+    dim3 grid(rows < GEMM_GROUP ? rows : GEMM_GROUP, matmul_tiles(a, gemm_shapes[shape].bn),
+              blocks_for(rows, GEMM_GROUP));
+    dim3 block(GEMM_THREADS);
+    cudaStream_t s = stream_of(ex);
+    if (shape == 0)
+        LAUNCH((gemm_kernel<128, 128, 32, 64, 64>), grid, block, 0, s, *a);
+    else if (shape == 1)
+        LAUNCH((gemm_kernel<128, 64, 32, 64, 32>), grid, block, 0, s, *a);
+    else
+        LAUNCH((gemm_kernel<64, 64, 64, 32, 32>), grid, block, 0, s, *a);
+    launched(ex, "gemm");
+}
+#endif

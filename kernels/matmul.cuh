@@ -1,0 +1,68 @@
+/* matmul.cuh - what the dense matmul kernels of a GPU are given: fp16 rows of activations, and up
+ * to MATMUL_GROUP weights of fp16 rows that multiply the same activations in one launch.
+ *
+ *   y[r][o] = dot(x[r], w[o]) * w_scale[o] * x_scale[r] + bias[o]
+ *
+ * Both kinds of rows lie `stride` elements apart, a multiple of 64, with zeros behind their columns
+ * (half_rows.cu), so that no kernel looks at columns. */
+#ifndef MLL_MATMUL_CUH
+#define MLL_MATMUL_CUH
+
+#include "device.cuh"
+
+#define MATMUL_GROUP 3
+
+struct matmul_part {
+    float *y;            /* (n, rows) */
+    const __half *w;     /* (rows, stride) */
+    const float *scale;  /* (rows) */
+    const float *bias;   /* (rows) or NULL */
+    int rows, tile_from; /* the first of the launch's row tiles that is its own */
+};
+
+struct matmul_args {
+    const __half *x;      /* (n, stride) */
+    const float *x_scale; /* (n) */
+    int n, stride, n_parts;
+    struct matmul_part parts[MATMUL_GROUP];
+};
+
+/* The weight that row tile `tile` of the launch belongs to. */
+__device__ __forceinline__ struct matmul_part matmul_part_of(const struct matmul_args &a, int tile)
+{
+    struct matmul_part part = a.parts[0];
+#pragma unroll
+    for (int i = 1; i < MATMUL_GROUP; i++)
+        if (i < a.n_parts && tile >= a.parts[i].tile_from)
+            part = a.parts[i];
+    return part;
+}
+
+/* The epilogue of one element. */
+__device__ __forceinline__ float matmul_finish(float sum, float w_scale, float x_scale, float bias)
+{
+    return fmaf(sum * w_scale, x_scale, bias);
+}
+
+/* ---- launchers: gemm.cu, gemv.cu ------------------------------------------------------------- */
+
+#ifndef __CUDACC_RTC__
+struct mll_exec;
+
+/* Prompt rows, single tokens. */
+void gemm(struct mll_exec *ex, struct matmul_args *a);
+void gemv(struct mll_exec *ex, struct matmul_args *a);
+
+/* Gives every part its tiles of `size` weight rows; returns their number. */
+static inline unsigned matmul_tiles(struct matmul_args *a, int size)
+{
+    int tiles = 0;
+    for (int i = 0; i < a->n_parts; i++) {
+        a->parts[i].tile_from = tiles;
+        tiles += (a->parts[i].rows + size - 1) / size;
+    }
+    return (unsigned)tiles;
+}
+#endif
+
+#endif
