@@ -23,8 +23,8 @@ test: ## every test
 	@scripts/setup.sh build test && scripts/test.sh cpu
 sm70: ## compile every kernel for sm_70 (V100) with NVRTC 12.9; warnings and spills are errors
 	@scripts/setup.sh nvrtc && scripts/nvrtc.py 70
-resources: ## registers, shared memory, occupancy of every kernel: bench/results/resources.md
-	@scripts/setup.sh nvrtc && scripts/resources.py
+resources: ## what every kernel takes of an SM, and what follows: bench/results/{resources,model_card}.md
+	@scripts/setup.sh nvrtc && scripts/resources.py && bench/model_card.py
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/setup.sh build test && scripts/test.sh asan
 race: ## the kernels' barriers under ThreadSanitizer, on the CPU

@@ -6,7 +6,7 @@ preset=$1
 case $preset in cpu) dir=build ;; *) dir=build-$preset ;; esac
 
 mkdir -p "$dir"
-cmake --preset "$preset" >"$dir/configure.log" 2>&1 || { cat "$dir/configure.log"; exit 1; }
+cmake --preset "$preset" -DMLL_WERROR="${MLL_WERROR:-OFF}" >"$dir/configure.log" 2>&1 || { cat "$dir/configure.log"; exit 1; }
 [ -x "$dir/mllama" ] || {
     sed -n 's/^-- \(CUDA: .*\)/\1/p' "$dir/configure.log"
     echo "building $dir/mllama (a minute or so)"
