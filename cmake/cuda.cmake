@@ -67,7 +67,17 @@ if(nvcc_13 AND CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)70")
   message(FATAL_ERROR "nvcc ${CMAKE_CUDA_COMPILER_VERSION} cannot compile for the sm_70 of a V100: "
     "install CUDA 11.8 to 12.9, or build for the CPU with -DMLL_CUDA=OFF")
 endif()
-list(JOIN CMAKE_CUDA_ARCHITECTURES " " MLL_CUDA_ARCH_NAMES)
+# "75 80 89 90 90-virtual", for `mllama info` and for errors
+set(names "")
+foreach(arch IN LISTS CMAKE_CUDA_ARCHITECTURES)
+  if(arch MATCHES "^[0-9]+$")
+    list(APPEND names ${arch} ${arch}-virtual)
+  else()
+    string(REPLACE "-real" "" arch ${arch})
+    list(APPEND names ${arch})
+  endif()
+endforeach()
+list(JOIN names " " MLL_CUDA_ARCH_NAMES)
 message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_ID} ${CMAKE_CUDA_COMPILER_VERSION} for sm "
   "${MLL_CUDA_ARCH_NAMES}")
 set(MLL_WITH_CUDA ON)
