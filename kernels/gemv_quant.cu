@@ -32,7 +32,7 @@ __device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const s
     struct q4_lane l;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        l.codes[i] = w.codes + (size_t)gemv_weight_row(lane, i, w.rows) * (w.cols / 2);
+        l.codes[i] = w.codes + (size_t)gemv_weight_row(blockIdx.x, lane, i, w.rows) * (w.cols / 2);
         l.has[i] = meets && col0 + col + 4 * i < x.n;
         l.x[i] = x.rows + (size_t)(col0 + col + 4 * i) * x.stride;
     }
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, GROUPS == 1 && GEMV_QUADS ? 3 : 
     __syncthreads(); /* the table is done with */
     q4_put<N>((float *)table, sum);
     __syncthreads();
-    gemv_finish(y, (const float *)table, x, col0, nullptr, w.unit, bias, w.rows);
+    gemv_finish(y, (const float *)table, x, blockIdx.x, col0, nullptr, w.unit, bias, w.rows);
 }
 
 template __global__ void gemv_q4_kernel<true, 1>(float *, struct gemv_x, struct q4, const float *);
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
     const int8_t *row[2];
 #pragma unroll
     for (int i = 0; i < 2; i++)
-        row[i] = codes + (size_t)gemv_weight_row(lane, i, rows) * cols + part * 16;
+        row[i] = codes + (size_t)gemv_weight_row(blockIdx.x, lane, i, rows) * cols + part * 16;
     const bool has = col0 + gemv_row(lane) < x.n;
     const __half *xs = x.rows + (size_t)(col0 + gemv_row(lane)) * x.stride + part * 16;
     uint4 ahead[I8_AHEAD][2];
@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
     }
     gemv_put(part_sums, sum);
     __syncthreads();
-    gemv_finish(y, part_sums, x, col0, scale, 1.0f / 127.0f, bias, rows);
+    gemv_finish(y, part_sums, x, blockIdx.x, col0, scale, 1.0f / 127.0f, bias, rows);
 }
 
 #ifndef __CUDACC_RTC__

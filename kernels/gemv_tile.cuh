@@ -6,9 +6,9 @@
  * the lane's part of the A operand of mma: it wants the same k from A and B in matching places, not
  * k in order, so that x is read with the same permutation and nothing is shuffled. The rows of x
  * are columns of the B operand. What a row of y becomes thus depends neither on how many rows there
- * are nor on where it stands: the other columns never meet it. sm_75 on   m16n8k16 takes both rows;
- * row = lane / 4, part = lane % 4 (on sm_75 as two m16n8k8) sm_70      two m8n8k4, one for each
- * row: quad pairs hold one part each, added at the end */
+ * are nor on where it stands: the other columns never meet it.
+ *   - sm_75 on: m16n8k16 takes both rows; row = lane / 4, part = lane % 4 (on sm_75 as two m16n8k8)
+ *   - sm_70: two m8n8k4, one for each row; quad pairs hold one part each, added at the end */
 #ifndef MLL_GEMV_TILE_CUH
 #define MLL_GEMV_TILE_CUH
 
@@ -37,10 +37,11 @@ __device__ __forceinline__ int gemv_part(int lane)
     return GEMV_QUADS ? lane & 3 : (lane >> 2) & 3;
 }
 
-/* The row of W that is the lane's row i of two; behind the last one the last again. */
-__device__ __forceinline__ int gemv_weight_row(int lane, int i, int rows)
+/* The row of W that is the lane's row i of two in tile `tile` of GEMV_ROWS; behind the last one the
+ * last again. */
+__device__ __forceinline__ int gemv_weight_row(int tile, int lane, int i, int rows)
 {
-    return min((int)blockIdx.x * GEMV_ROWS + gemv_row(lane) + 8 * i, rows - 1);
+    return min(tile * GEMV_ROWS + gemv_row(lane) + 8 * i, rows - 1);
 }
 
 /* d (16 rows, 8 columns) += the lane's four elements of two rows by its four of x. */
@@ -85,13 +86,13 @@ __device__ __forceinline__ void gemv_put(float *part, const float d[GEMV_SUMS])
     }
 }
 
-/* y[col][row] = the sum of the warps' parts * x.scale[col] * scale[row] + bias[row] for the block's
- * rows, after a barrier; rows: those of W, also the stride of y. scale NULL: unit. */
+/* y[col][row] = the sum of the warps' parts * x.scale[col] * scale[row] + bias[row] for the rows
+ * of tile `tile`, after a barrier; rows: those of W, also the stride of y. scale NULL: unit. */
 __device__ __forceinline__ void gemv_finish(float *y, const float *part, const struct gemv_x &x,
-                                            int col0, const float *scale, float unit,
+                                            int tile, int col0, const float *scale, float unit,
                                             const float *bias, int rows)
 {
-    int row = blockIdx.x * GEMV_ROWS + threadIdx.x % GEMV_ROWS, col = threadIdx.x / GEMV_ROWS;
+    int row = tile * GEMV_ROWS + threadIdx.x % GEMV_ROWS, col = threadIdx.x / GEMV_ROWS;
     if (threadIdx.x >= GEMV_ROWS * GEMV_COLS || row >= rows || col0 + col >= x.n)
         return;
     float sum = part[threadIdx.x];
