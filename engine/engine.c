@@ -1,5 +1,6 @@
 /* engine.c - opening an engine: config -> weight table -> mapped files -> exec, arena, KV pools. */
 #include "engine.h"
+#include "sample.h"
 #include "check.h"
 #include "defects.h"
 #include "synthetic.h"
@@ -92,12 +93,12 @@ static enum mll_status open_step(struct mll_engine *e, struct mll_error *err)
     size_t chunk = (size_t)e->plan.prefill_chunk, sessions = (size_t)e->plan.max_sessions;
     e->staging =
         exec_alloc_host(e->exec, ((size_t)STEP_ARRAYS * chunk + sessions) * sizeof *e->staging);
-    e->finite = exec_alloc_host(e->exec, sessions);
+    e->found = exec_alloc_host(e->exec, sessions * sizeof *e->found);
     e->slot_used = calloc(sessions, sizeof *e->slot_used);
     e->shares = calloc(sessions, sizeof *e->shares);
     e->cancelled = calloc(sessions, sizeof *e->cancelled);
     e->logits_of = calloc(sessions, sizeof *e->logits_of);
-    if (!e->staging || !e->finite || !e->slot_used || !e->shares || !e->cancelled || !e->logits_of)
+    if (!e->staging || !e->found || !e->slot_used || !e->shares || !e->cancelled || !e->logits_of)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the engine");
     return MLL_OK;
 }
@@ -166,6 +167,7 @@ static enum mll_status open_device(struct mll_engine *e, struct mll_error *err)
         log_line(e, "device auto: %s; running on the CPU", e->why_cpu.message);
     MLL_TRY(open_step(e, err));
     MLL_TRY(open_frequencies(e, err));
+    e->sampling = exec_alloc(e->exec, (size_t)e->plan.max_sessions * e->plan.sampling);
     return open_kv(e, err);
 }
 

@@ -27,7 +27,8 @@ struct memory_plan {
     int middle;                    /* first key of the first valid tile */
     int image_blocks_used;         /* blocks of one session that images can fill */
     size_t text_kv, image_kv;      /* pools */
-    size_t fixed;                  /* pools, tables, frequencies: the bottom of the arena */
+    size_t sampling;               /* of one session */
+    size_t fixed;                  /* pools, tables, frequencies, sampling: the arena's bottom */
     size_t vision, text;           /* what the stages stack above it */
     size_t arena;                  /* fixed + the larger of the two */
 };
@@ -70,11 +71,12 @@ struct mll_engine {
     struct kv_table text_table;  /* (max_sessions, text_blocks) device */
     struct kv_table image_table; /* (max_sessions, image_blocks) device */
     struct block_stack text_stack, image_stack;
-    bool *slot_used;  /* (max_sessions) rows of the tables */
+    unsigned char *sampling; /* (max_sessions, plan.sampling) device; see smp_place */
+    bool *slot_used;         /* (max_sessions) rows of the tables */
     int32_t *staging; /* (STEP_ARRAYS, chunk) and (max_sessions): a batch on the host; see step.c */
-    uint8_t *finite;  /* (max_sessions) whether each row of a step's logits is */
-    void *zeros;      /* one block of keys */
-    float *logits;    /* (max_sessions, vocab_size) device, of the last step */
+    struct sample_out *found;       /* (max_sessions) of op_hash_rows on a step's logits */
+    void *zeros;                    /* one block of keys */
+    float *logits;                  /* (max_sessions, vocab_size) device, of the last step */
     struct mll_session **logits_of; /* (max_sessions) whose row that is; NULL: nobody's */
     struct share *shares;           /* (max_sessions) of the running step */
     const atomic_bool **cancelled;  /* (max_sessions) flags of the running step */
@@ -102,6 +104,7 @@ struct mll_session {
     int key_begin, key_end; /* image keys in use: [middle - missing rows, middle + valid rows) */
     float *logits;          /* (vocab_size) of token n_done - 1, once somebody asked for them */
     int logits_row;         /* where they are on the device; -1: in logits */
+    uint64_t logits_hash;   /* op_hash_rows */
     bool has_logits;
     atomic_bool cancelled;
     struct generation *generation; /* what the last mll_session_run lends */
@@ -180,6 +183,8 @@ size_t step_scratch(const struct cfg *cfg, const struct memory_plan *plan,
                     const struct mll_exec *ex);
 /* Copies a session's logits to the host, if they are on the device only. */
 void step_take_logits(struct mll_session *session);
+/* The session's logits in the device's memory, until its next step. */
+const float *step_logits(struct mll_session *session);
 
 /* What row `position` of a session sees of its images: keys [begin, end), and by how much the two
  * halves of a cross layer count. */

@@ -1,11 +1,12 @@
 /* generate.c - stages 2 to 8 for one request: mll_session_run.
  *
  * Every token: hash the logits, choose an id, append it, show what text became certain, evaluate
- * it. logits_hash is FNV-1a over the bit patterns of the logits of every step, a 32-bit word at a
- * time: hash = (hash ^ word) * 0x100000001b3, from 0xcbf29ce484222325. */
+ * it. logits_hash joins the hashes of the steps' logits: hash = mix(hash + that of the step), from
+ * 0; op_hash_rows and mix are in kernels/sample.h. */
 #include "answer.h"
 #include "generation.h"
 #include "engine.h"
+#include "sample.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,10 +69,14 @@ static enum mll_status gen_alloc(struct generation **out, const struct mll_sessi
     g->capacity = most;
     g->answer.stop = sampling->stop;
     g->answer.n_stop = sampling->n_stop;
-    g->hash = 0xcbf29ce484222325u;
     size_t n_eos;
-    const int32_t *eos = gen_eos(&n_eos, session->engine, sampling);
-    return smp_open(&g->sampler, session->engine->cfg.text.vocab_size, sampling, eos, n_eos, err);
+    const struct mll_engine *e = session->engine;
+    const int32_t *eos = gen_eos(&n_eos, e, sampling);
+    struct smp_place place = {.ex = e->exec,
+                              .memory = e->sampling + (size_t)session->slot * e->plan.sampling,
+                              .vocab_size = e->cfg.text.vocab_size,
+                              .ctx_size = e->plan.ctx_size};
+    return smp_open(&g->sampler, &place, sampling, eos, n_eos, err);
 }
 
 static enum mll_status gen_images(struct mll_session *session, const struct mll_request *request,
@@ -119,14 +124,9 @@ static enum mll_status check_prompt(const struct mll_engine *e, const struct mll
 
 /* ---- token by token -------------------------------------------------------------------------- */
 
-void gen_hash_logits(struct generation *g, struct mll_session *session)
+void gen_hash_logits(struct generation *g, const struct mll_session *session)
 {
-    const float *logits = mll_session_logits(session);
-    for (int i = 0; i < session->engine->cfg.text.vocab_size; i++) {
-        uint32_t word;
-        memcpy(&word, &logits[i], sizeof word);
-        g->hash = (g->hash ^ word) * 0x100000001b3u;
-    }
+    g->hash = sample_mix(g->hash + session->logits_hash);
 }
 
 /* Adds the token's text and hands over what became certain; *go_on false where the caller asked to
@@ -158,7 +158,7 @@ static enum mll_status gen_decode(struct generation *g, struct mll_session *sess
         bool go_on = true;
         gen_hash_logits(g, session);
         struct smp_choice choice;
-        MLL_TRY(smp_next(g->sampler, &choice, mll_session_logits(session), session->ids,
+        MLL_TRY(smp_next(g->sampler, &choice, step_logits(session), session->ids,
                          (size_t)session->n_ids, n_prompt, err));
         int32_t id = choice.id;
         g->ids[g->n] = id;

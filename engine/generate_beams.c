@@ -36,8 +36,8 @@ static enum mll_status score_beams(struct generation *g, struct mll_session *ses
         const float *log_probs;
         MLL_TRY(evaluate(session, n_prompt, beam_text(b, i), err));
         gen_hash_logits(g, session);
-        MLL_TRY(smp_log_probs(g->sampler, &log_probs, mll_session_logits(session), session->ids,
-                              (size_t)session->n_ids, n_prompt, err));
+        smp_log_probs(g->sampler, &log_probs, step_logits(session), session->ids,
+                      (size_t)session->n_ids, n_prompt);
         beam_offer(b, i, log_probs);
     }
     beam_advance(b);

@@ -31,7 +31,7 @@ enum mll_status gen_run(struct mll_session *session, const struct mll_request *r
 enum mll_status gen_beams(struct generation *g, struct mll_session *session,
                           const struct mll_request *request, const struct mll_sampling *sampling,
                           struct mll_error *err);
-void gen_hash_logits(struct generation *g, struct mll_session *session);
+void gen_hash_logits(struct generation *g, const struct mll_session *session);
 /* The end tokens in force. */
 const int32_t *gen_eos(size_t *n, const struct mll_engine *engine,
                        const struct mll_sampling *sampling);

@@ -1,10 +1,12 @@
 /* plan.c - what a model needs in memory, known before it is opened.
  *
- * The arena holds, from the bottom: KV pools and tables (as long as the engine lives), then what
- * the running stage stacks: vision states, tower and cross K/V of one image, or one step's batch.
- * mll_plan adds the weights, which are mapped: a matrix becomes resident when it is first used, a
- * table that is read row by row (token and position embeddings) only where it was read. */
+ * The arena holds, from the bottom: KV pools, tables and the samplers' memory (as long as the
+ * engine lives), then what the running stage stacks: vision states, tower and cross K/V of one
+ * image, or one step's batch. mll_plan adds the weights, which are mapped: a matrix becomes
+ * resident when it is first used, a table that is read row by row (token and position embeddings)
+ * only where it was read. */
 #include "engine.h"
+#include "sampler.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -151,7 +153,8 @@ static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg,
     size_t tables = arena_floats(sessions, (size_t)p->text_blocks) +
                     arena_floats(sessions, (size_t)p->image_blocks) +
                     arena_floats(sessions, (size_t)t->vocab_size);
-    p->fixed = tables + arena_floats((size_t)t->head_dim / 2, 1);
+    p->sampling = smp_bytes(t->vocab_size, p->ctx_size);
+    p->fixed = tables + arena_floats((size_t)t->head_dim / 2, 1) + sessions * p->sampling;
     if (!mll_add_size(&p->fixed, p->fixed, p->text_kv) ||
         !mll_add_size(&p->fixed, p->fixed, p->image_kv))
         return too_large(err);
@@ -171,7 +174,9 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
                                  (size_t)cfg->text.hidden_size);
     size_t tower = vision_scratch(cfg, ex), cross = crosskv_scratch(cfg, ex);
     plan->vision = states + (tower > cross ? tower : cross);
-    plan->text = step_scratch(cfg, plan, ex);
+    size_t step = step_scratch(cfg, plan, ex),
+           sample = op_sample_scratch(ex, 1, cfg->text.vocab_size);
+    plan->text = step > sample ? step : sample;
     size_t stage = plan->vision > plan->text ? plan->vision : plan->text;
     if (!mll_add_size(&plan->arena, plan->fixed, stage))
         return too_large(err);

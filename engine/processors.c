@@ -1,58 +1,72 @@
-/* processors.c - HF's logits processors on float32 scores.  Rules: sampler.h.
+/* processors.c - HF's logits processors as lists of ids for op_process.  Rules: sampler.h.
  *
- * A ban is a score of -infinity. Penalty: score < 0 ? score * penalty : score / penalty, once an
- * id. HF classes: SequenceBias, RepetitionPenalty, NoRepeatNGram, NoBadWords, MinNewTokensLength,
- * SuppressTokens; Temperature, TopK, TopP, MinP. */
+ * HF classes: SequenceBias, RepetitionPenalty, NoRepeatNGram, NoBadWords, MinNewTokensLength,
+ * SuppressTokens. Ids without a logit row are left out here, and counted; but for the text, in
+ * which op_process finds them. */
 #include "processors.h"
-#include "half.h"
 
-#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* Whether id has a logit row; counts it otherwise. */
-static bool has_row(struct sampler *smp, int32_t id)
+static bool has_row(const struct sampler *smp, int32_t id)
 {
-    bool inside = id >= 0 && id < smp->vocab_size;
-    smp->skipped += !inside;
-    return inside;
+    return id >= 0 && id < smp->place.vocab_size;
 }
 
 static void ban(struct sampler *smp, int32_t id)
 {
-    if (has_row(smp, id))
-        smp->scores[id] = -INFINITY;
+    if (!has_row(smp, id)) {
+        smp->skipped++;
+    } else if (!smp->marks[id]) {
+        smp->marks[id] = 1;
+        smp->banned_host[smp->n_banned++] = id;
+    }
 }
 
-static void add_bias(struct sampler *smp)
+/* ---- once ------------------------------------------------------------------------------------ */
+
+/* Each id once, with the last bias given for it. */
+static enum mll_status open_bias(struct sampler *smp, struct mll_error *err)
 {
     const struct mll_sampling *o = &smp->options;
-    for (size_t i = o->n_bias; i-- > 0;) {
-        int32_t id = o->bias_ids[i];
-        if (!has_row(smp, id) || smp->marks[id])
-            continue;
-        smp->marks[id] = 1;
-        smp->scores[id] += o->bias[i];
+    int32_t *ids = malloc((o->n_bias + 1) * sizeof *ids);
+    float *bias = malloc((o->n_bias + 1) * sizeof *bias);
+    if (ids != NULL && bias != NULL) {
+        for (size_t i = o->n_bias; i-- > 0;) {
+            int32_t id = o->bias_ids[i];
+            if (!has_row(smp, id) || smp->marks[id])
+                continue;
+            smp->marks[id] = 1;
+            ids[smp->n_bias] = id;
+            bias[smp->n_bias++] = o->bias[i];
+        }
+        for (size_t i = 0; i < smp->n_bias; i++)
+            smp->marks[ids[i]] = 0;
+        exec_upload(smp->place.ex, smp->bias_ids, ids, smp->n_bias * sizeof *ids);
+        exec_upload(smp->place.ex, smp->bias, bias, smp->n_bias * sizeof *bias);
     }
-    for (size_t i = 0; i < o->n_bias; i++)
-        if (o->bias_ids[i] >= 0 && o->bias_ids[i] < smp->vocab_size)
-            smp->marks[o->bias_ids[i]] = 0;
+    bool complete = ids != NULL && bias != NULL;
+    free(ids);
+    free(bias);
+    return complete ? MLL_OK
+                    : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu biases", o->n_bias);
 }
 
-static void penalise_repetition(struct sampler *smp, const int32_t *ids, size_t n)
+enum mll_status proc_open(struct sampler *smp, struct mll_error *err)
 {
-    float penalty = smp->options.repetition_penalty;
-    if (penalty == 1.0f)
-        return;
-    for (size_t i = 0; i < n; i++)
-        if (has_row(smp, ids[i]))
-            smp->marks[ids[i]] = 1;
-    for (int id = 0; id < smp->vocab_size; id++)
-        if (smp->marks[id]) {
-            float score = smp->scores[id];
-            smp->scores[id] = score < 0 ? score * penalty : score / penalty;
-        }
-    memset(smp->marks, 0, (size_t)smp->vocab_size);
+    const struct mll_sampling *o = &smp->options;
+    MLL_TRY(open_bias(smp, err));
+    uint64_t skipped = smp->skipped;
+    for (size_t i = 0; i < o->n_suppress; i++)
+        ban(smp, o->suppress[i]);
+    smp->skipped = skipped; /* they count a step */
+    smp->n_suppressed = smp->n_banned;
+    exec_upload(smp->place.ex, smp->banned, smp->banned_host,
+                smp->n_banned * sizeof *smp->banned_host);
+    return MLL_OK;
 }
+
+/* ---- every token ----------------------------------------------------------------------------- */
 
 /* Whether the text ends in the n_tail ids of tail. */
 static bool ends_in(const int32_t *ids, size_t n, const int32_t *tail, size_t n_tail)
@@ -85,111 +99,61 @@ static void ban_bad_words(struct sampler *smp, const int32_t *ids, size_t n)
     }
 }
 
-void proc_apply(struct sampler *smp, const int32_t *ids, size_t n, size_t n_prompt)
+/* Sends what is new of the text; a beam's may part from the last one anywhere. */
+static void send_text(struct sampler *smp, const int32_t *ids, size_t n)
 {
-    add_bias(smp);
-    penalise_repetition(smp, ids, n);
-    ban_repeated_ngrams(smp, ids, n);
-    ban_bad_words(smp, ids, n);
-    if (n - n_prompt < (size_t)smp->options.min_new_tokens)
-        for (size_t i = 0; i < smp->n_eos; i++)
-            ban(smp, smp->eos[i]);
-    for (size_t i = 0; i < smp->options.n_suppress; i++)
-        ban(smp, smp->options.suppress[i]);
-}
-
-/* ---- temperature and filters ----------------------------------------------------------------- */
-
-/* Smaller for larger scores; -0 and 0 are one. */
-static uint32_t descending_key(float score)
-{
-    uint32_t bits = f32_to_bits(score + 0.0f);
-    return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
-}
-
-/* smp->order: the ids left, most likely first, lower ids first among equals, as key << 32 | id.
- * Radix sort: stable, three passes of 11 bits. Returns their number. */
-static size_t sort_scores(struct sampler *smp)
-{
-    uint32_t starts[3][2048] = {0};
-    size_t n = 0;
-    for (int id = 0; id < smp->vocab_size; id++) {
-        if (smp->warped[id] == -INFINITY)
-            continue;
-        uint32_t key = descending_key(smp->warped[id]);
-        smp->order[n++] = (uint64_t)key << 32 | (uint32_t)id;
-        for (int pass = 0; pass < 3; pass++)
-            starts[pass][key >> (11 * pass) & 2047]++;
+    size_t same = 0;
+    MLL_ASSERT(n <= (size_t)smp->place.ctx_size);
+    while (same < n && same < smp->n_text && smp->text_host[same] == ids[same])
+        same++;
+    if (same < n) {
+        memcpy(smp->text_host + same, ids + same, (n - same) * sizeof *ids);
+        exec_upload(smp->place.ex, smp->text + same, ids + same, (n - same) * sizeof *ids);
     }
-    for (int pass = 0; pass < 3; pass++) {
-        uint32_t sum = 0;
-        for (int digit = 0; digit < 2048; digit++) {
-            uint32_t count = starts[pass][digit];
-            starts[pass][digit] = sum;
-            sum += count;
-        }
-        for (size_t i = 0; i < n; i++)
-            smp->spare[starts[pass][smp->order[i] >> (32 + 11 * pass) & 2047]++] = smp->order[i];
-        uint64_t *swap = smp->order;
-        smp->order = smp->spare;
-        smp->spare = swap;
-    }
-    return n;
+    smp->n_text = n;
 }
 
-static float *warped_at(struct sampler *smp, size_t rank)
+/* Ids that a list of the options names but that have no logit row, a step. */
+static size_t without_row(const struct sampler *smp, const int32_t *ids, size_t n)
 {
-    return &smp->warped[(uint32_t)smp->order[rank]];
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += !has_row(smp, ids[i]);
+    return count;
 }
 
-/* Keeps the first k of n sorted ids and the equals of the last of them. */
-static size_t keep_top_k(struct sampler *smp, size_t n, size_t k)
-{
-    if (k == 0 || k >= n)
-        return n;
-    while (k < n && *warped_at(smp, k) == *warped_at(smp, k - 1))
-        k++;
-    for (size_t i = k; i < n; i++)
-        *warped_at(smp, i) = -INFINITY;
-    return k;
-}
-
-/* Drops the least likely of n sorted ids while their probabilities sum to at most 1 - p. */
-static void keep_top_p(struct sampler *smp, size_t n, double p)
-{
-    float max = *warped_at(smp, 0);
-    double total = 0, sum = 0;
-    for (size_t i = n; i-- > 0;)
-        total += smp_weight(*warped_at(smp, i), max);
-    for (size_t i = n; i-- > 1;) {
-        sum += smp_weight(*warped_at(smp, i), max);
-        if (sum > (1.0 - p) * total)
-            return;
-        *warped_at(smp, i) = -INFINITY;
-    }
-}
-
-static void keep_min_p(struct sampler *smp, float max, float min_p)
-{
-    for (int id = 0; id < smp->vocab_size; id++)
-        if (smp_weight(smp->warped[id], max) < (double)min_p)
-            smp->warped[id] = -INFINITY;
-}
-
-bool proc_warp(struct sampler *smp, int best)
+void proc_prepare(struct sampler *smp, const int32_t *ids, size_t n, size_t n_prompt)
 {
     const struct mll_sampling *o = &smp->options;
-    for (int id = 0; id < smp->vocab_size; id++)
-        smp->warped[id] = smp->scores[id] / o->temperature;
-    float max = smp->warped[best];
-    if (!isfinite(max))
-        return false;
-    if (o->top_k > 0 || o->top_p < 1.0f) {
-        size_t n = keep_top_k(smp, sort_scores(smp), (size_t)o->top_k);
-        if (o->top_p < 1.0f)
-            keep_top_p(smp, n, (double)o->top_p);
-    }
-    if (o->min_p > 0.0f)
-        keep_min_p(smp, max, o->min_p);
-    return true;
+    while (smp->n_banned > smp->n_suppressed)
+        smp->marks[smp->banned_host[--smp->n_banned]] = 0;
+    ban_repeated_ngrams(smp, ids, n);
+    ban_bad_words(smp, ids, n);
+    if (n - n_prompt < (size_t)o->min_new_tokens)
+        for (size_t i = 0; i < smp->n_eos; i++)
+            ban(smp, smp->eos[i]);
+    smp->skipped += without_row(smp, o->bias_ids, o->n_bias);
+    smp->skipped += without_row(smp, o->suppress, o->n_suppress);
+    if (smp->text_host != NULL)
+        send_text(smp, ids, n);
+    struct sample_row row = {
+        .text = smp->text,
+        .bias_ids = smp->bias_ids,
+        .bias = smp->bias,
+        .banned = smp->banned,
+        .n_text = (int32_t)smp->n_text,
+        .n_bias = (int32_t)smp->n_bias,
+        .n_banned = (int32_t)smp->n_banned,
+        .top_k = o->top_k,
+        .penalty = o->repetition_penalty,
+        .temperature = o->do_sample ? o->temperature : 0.0f,
+        .top_p = o->top_p,
+        .min_p = o->min_p,
+        .seed = o->seed,
+        .position = n,
+    };
+    exec_upload(smp->place.ex, smp->banned + smp->n_suppressed,
+                smp->banned_host + smp->n_suppressed,
+                (smp->n_banned - smp->n_suppressed) * sizeof *smp->banned_host);
+    exec_upload(smp->place.ex, smp->row, &row, sizeof row);
 }

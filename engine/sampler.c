@@ -1,9 +1,8 @@
-/* sampler.c - options checked, the choice itself.  Contract: sampler.h; processors: processors.c.
- */
+/* sampler.c - options checked, the ops of a choice and what they found.  Contract: sampler.h;
+ * lists: processors.c. */
 #include "sampler.h"
 #include "beam.h"
 #include "processors.h"
-#include "philox.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -50,34 +49,79 @@ static enum mll_status check_lists(const struct mll_sampling *o, struct mll_erro
     return MLL_OK;
 }
 
-enum mll_status smp_open(struct sampler **out, int vocab_size, const struct mll_sampling *sampling,
-                         const int32_t *eos, size_t n_eos, struct mll_error *err)
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+static size_t aligned(size_t bytes)
 {
-    MLL_ASSERT(vocab_size > 0);
+    return (bytes + 63) / 64 * 64;
+}
+
+size_t smp_bytes(int vocab_size, int ctx_size)
+{
     size_t n = (size_t)vocab_size;
+    return aligned(sizeof(struct sample_row)) + aligned(sizeof(struct sample_out)) +
+           5 * aligned(n * 4) + aligned((size_t)ctx_size * 4);
+}
+
+static void *take(unsigned char **memory, size_t bytes)
+{
+    unsigned char *p = *memory;
+    *memory += aligned(bytes);
+    return p;
+}
+
+static void place_arrays(struct sampler *smp)
+{
+    unsigned char *at = smp->place.memory;
+    size_t n = (size_t)smp->place.vocab_size;
+    smp->row = take(&at, sizeof *smp->row);
+    smp->out = take(&at, sizeof *smp->out);
+    smp->scores = take(&at, n * sizeof *smp->scores);
+    smp->warped = take(&at, n * sizeof *smp->warped);
+    smp->bias_ids = take(&at, n * sizeof *smp->bias_ids);
+    smp->bias = take(&at, n * sizeof *smp->bias);
+    smp->banned = take(&at, n * sizeof *smp->banned);
+    smp->text = take(&at, (size_t)smp->place.ctx_size * sizeof *smp->text);
+}
+
+static bool alloc_arrays(struct sampler *smp)
+{
+    size_t n = (size_t)smp->place.vocab_size;
+    bool penalty = smp->options.repetition_penalty != 1.0f, beams = smp->options.num_beams > 1;
+    smp->marks = calloc(n, sizeof *smp->marks);
+    smp->banned_host = malloc(n * sizeof *smp->banned_host);
+    if (penalty)
+        smp->text_host = malloc((size_t)smp->place.ctx_size * sizeof *smp->text_host);
+    if (beams)
+        smp->log_probs = malloc(n * sizeof *smp->log_probs);
+    return smp->marks && smp->banned_host && (smp->text_host || !penalty) &&
+           (smp->log_probs || !beams);
+}
+
+enum mll_status smp_open(struct sampler **out, const struct smp_place *place,
+                         const struct mll_sampling *sampling, const int32_t *eos, size_t n_eos,
+                         struct mll_error *err)
+{
+    MLL_ASSERT(place->vocab_size > 0 && place->ctx_size >= 0);
     *out = NULL;
     MLL_TRY(check_numbers(sampling, err));
     MLL_TRY(check_lists(sampling, err));
     struct sampler *smp = calloc(1, sizeof *smp);
     if (!smp)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a sampler");
-    smp->vocab_size = vocab_size;
+    smp->place = *place;
     smp->options = *sampling;
     smp->eos = eos;
     smp->n_eos = n_eos;
     smp->options.do_sample = sampling->do_sample && sampling->temperature > 0.0f;
-    smp->scores = malloc(n * sizeof *smp->scores);
-    smp->marks = calloc(n, sizeof *smp->marks);
-    bool complete = smp->scores && smp->marks;
-    if (smp->options.do_sample) {
-        smp->warped = malloc(n * sizeof *smp->warped);
-        smp->order = malloc(n * sizeof *smp->order);
-        smp->spare = malloc(n * sizeof *smp->spare);
-        complete = complete && smp->warped && smp->order && smp->spare;
-    }
-    if (!complete) {
+    place_arrays(smp);
+    enum mll_status status =
+        alloc_arrays(smp) ? proc_open(smp, err)
+                          : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory to sample from %d logits",
+                                     place->vocab_size);
+    if (status != MLL_OK) {
         smp_close(smp);
-        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory to sample from %d logits", vocab_size);
+        return status;
     }
     *out = smp;
     return MLL_OK;
@@ -87,13 +131,14 @@ void smp_close(struct sampler *smp)
 {
     if (!smp)
         return;
-    free(smp->scores);
     free(smp->marks);
-    free(smp->warped);
-    free(smp->order);
-    free(smp->spare);
+    free(smp->banned_host);
+    free(smp->text_host);
+    free(smp->log_probs);
     free(smp);
 }
+
+/* ---- choosing -------------------------------------------------------------------------------- */
 
 bool smp_is_eos(const struct sampler *smp, int32_t id)
 {
@@ -108,55 +153,40 @@ uint64_t smp_skipped(const struct sampler *smp)
     return smp->skipped;
 }
 
-static int most_likely(const float *scores, int n)
+/* Whether any processor may touch a logit. */
+static bool processes(const struct mll_sampling *o)
 {
-    int best = 0;
-    for (int id = 1; id < n; id++)
-        if (scores[id] > scores[best])
-            best = id;
-    return best;
+    return o->n_bias > 0 || o->repetition_penalty != 1.0f || o->no_repeat_ngram_size > 0 ||
+           o->n_bad_words > 0 || o->min_new_tokens > 0 || o->n_suppress > 0;
 }
 
-static double weigh(const float *scores, int n, float max)
+void smp_prepare(struct sampler *smp, const int32_t *ids, size_t n, size_t n_prompt)
 {
-    double total = 0;
-    for (int id = 0; id < n; id++)
-        total += smp_weight(scores[id], max);
-    return total;
+    MLL_ASSERT(n_prompt <= n);
+    proc_prepare(smp, ids, n, n_prompt);
 }
 
-/* Weights of 0 are never drawn: the sum must grow to exceed the target, which is below the total.
- */
-static int draw(const struct sampler *smp, float max, double u)
+void smp_enqueue(struct sampler *smp, const float *logits)
 {
-    double target = u * weigh(smp->warped, smp->vocab_size, max), sum = 0;
-    int last = 0;
-    for (int id = 0; id < smp->vocab_size; id++) {
-        double weight = smp_weight(smp->warped[id], max);
-        if (weight == 0)
-            continue;
-        sum += weight;
-        last = id;
-        if (sum > target)
-            break;
+    struct mll_exec *ex = smp->place.ex;
+    const float *scores = logits;
+    int n = smp->place.vocab_size;
+    if (processes(&smp->options)) {
+        op_process(ex, smp->scores, smp->out, logits, smp->row, 1, n);
+        scores = smp->scores;
     }
-    return last;
-}
-
-static enum mll_status check_finite(const float *logits, int n, struct mll_error *err)
-{
-    for (int id = 0; id < n; id++)
-        if (!isfinite(logits[id]))
-            return mll_fail(err, MLL_ERR_NOT_FINITE, "the logit of id %d is %g", id,
-                            (double)logits[id]);
-    return MLL_OK;
+    op_choose(ex, smp->out, scores, 1, n);
+    if (smp->options.do_sample) {
+        op_warp(ex, smp->warped, scores, smp->row, smp->out, 1, n);
+        op_draw(ex, smp->out, smp->warped, scores, smp->row, 1, n);
+    }
 }
 
 static enum mll_status choose_end(const struct sampler *smp, struct smp_choice *choice,
                                   struct mll_error *err)
 {
     for (size_t i = 0; i < smp->n_eos; i++)
-        if (smp->eos[i] >= 0 && smp->eos[i] < smp->vocab_size) {
+        if (smp->eos[i] >= 0 && smp->eos[i] < smp->place.vocab_size) {
             *choice = (struct smp_choice){.id = smp->eos[i], .forced = true};
             return MLL_OK;
         }
@@ -164,40 +194,43 @@ static enum mll_status choose_end(const struct sampler *smp, struct smp_choice *
                     "the sampling options ban every token, and there is no end token");
 }
 
-enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const float *logits,
-                         const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err)
+enum mll_status smp_result(struct sampler *smp, struct smp_choice *choice, struct mll_error *err)
 {
-    int vocab_size = smp->vocab_size;
-    const float *scores = smp->scores;
-    MLL_ASSERT(n_prompt <= n);
-    MLL_TRY(check_finite(logits, vocab_size, err));
-    memcpy(smp->scores, logits, (size_t)vocab_size * sizeof *logits);
-    proc_apply(smp, ids, n, n_prompt);
-    int best = most_likely(scores, vocab_size), id = best;
-    float max = scores[best];
-    if (max == -INFINITY)
+    struct sample_out out;
+    exec_download(smp->place.ex, &out, smp->out, sizeof out);
+    if (processes(&smp->options))
+        smp->skipped += out.skipped;
+    if (out.max == -INFINITY)
         return choose_end(smp, choice, err);
-    if (max == INFINITY)
+    if (out.max == INFINITY)
         return mll_fail(err, MLL_ERR_NOT_FINITE, "the logit of id %d overflows by bias or penalty",
-                        best);
-    double log_total = log(weigh(scores, vocab_size, max));
-    if (smp->options.do_sample && proc_warp(smp, best))
-        id = draw(smp, smp->warped[best], philox_uniform(smp->options.seed, n));
-    *choice = (struct smp_choice){.id = id,
-                                  .logprob = (float)((double)scores[id] - (double)max - log_total)};
+                        out.id);
+    *choice = (struct smp_choice){
+        .id = out.id,
+        .logprob = (float)((double)out.score - (double)out.max - sample_log(out.total))};
     return MLL_OK;
 }
 
-enum mll_status smp_log_probs(struct sampler *smp, const float **log_probs, const float *logits,
-                              const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err)
+enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const float *logits,
+                         const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err)
 {
-    MLL_ASSERT(n_prompt <= n);
-    MLL_TRY(check_finite(logits, smp->vocab_size, err));
-    float max = logits[most_likely(logits, smp->vocab_size)];
-    double log_total = log(weigh(logits, smp->vocab_size, max));
-    for (int id = 0; id < smp->vocab_size; id++)
-        smp->scores[id] = (float)((double)logits[id] - (double)max - log_total);
-    proc_apply(smp, ids, n, n_prompt);
-    *log_probs = smp->scores;
-    return MLL_OK;
+    smp_prepare(smp, ids, n, n_prompt);
+    smp_enqueue(smp, logits);
+    return smp_result(smp, choice, err);
+}
+
+void smp_log_probs(struct sampler *smp, const float **log_probs, const float *logits,
+                   const int32_t *ids, size_t n, size_t n_prompt)
+{
+    struct mll_exec *ex = smp->place.ex;
+    int vocab_size = smp->place.vocab_size;
+    struct sample_out out;
+    MLL_ASSERT(smp->log_probs != NULL);
+    smp_prepare(smp, ids, n, n_prompt);
+    op_log_probs(ex, smp->scores, logits, 1, vocab_size);
+    op_process(ex, smp->scores, smp->out, smp->scores, smp->row, 1, vocab_size);
+    exec_download(ex, &out, smp->out, sizeof out);
+    exec_download(ex, smp->log_probs, smp->scores, (size_t)vocab_size * sizeof *smp->log_probs);
+    smp->skipped += out.skipped;
+    *log_probs = smp->log_probs;
 }

@@ -7,10 +7,11 @@
  * whose last row is in the batch gets logits.
  *
  * Everything that changes between steps is one array of int32, copied to the device; what comes
- * back is whether the logits are finite. A batch of generated tokens is thus a sequence of device
- * work that is the same from token to token (exec_repeat), with one wait behind it. Logits stay on
- * the device until somebody asks or the next step needs their place. */
+ * back is whether the logits are finite, and their hash. A batch of generated tokens is thus a
+ * sequence of device work that is the same from token to token (exec_repeat), with one wait behind
+ * it. Logits stay on the device until somebody asks or the next step needs their place. */
 #include "engine.h"
+#include "sample.h"
 
 #include <string.h>
 
@@ -110,6 +111,22 @@ void step_take_logits(struct mll_session *session)
     session->logits_row = -1;
 }
 
+const float *step_logits(struct mll_session *session)
+{
+    struct mll_engine *e = session->engine;
+    size_t vocab = (size_t)e->cfg.text.vocab_size;
+    if (session->logits_row < 0) { /* a step of others needed the place */
+        int row = session->slot;
+        if (e->logits_of[row] != NULL)
+            step_take_logits(e->logits_of[row]);
+        exec_upload(e->exec, e->logits + (size_t)row * vocab, session->logits,
+                    vocab * sizeof *session->logits);
+        e->logits_of[row] = session;
+        session->logits_row = row;
+    }
+    return e->logits + (size_t)session->logits_row * vocab;
+}
+
 /* Frees the rows of logits: of a session that takes part nobody will want the old ones. */
 static void step_clear_logits(struct mll_engine *e, struct mll_session *const *sessions, size_t n)
 {
@@ -147,7 +164,8 @@ size_t step_scratch(const struct cfg *cfg, const struct memory_plan *plan,
                     const struct mll_exec *ex)
 {
     size_t chunk = (size_t)plan->prefill_chunk, sessions = (size_t)plan->max_sessions;
-    return arena_floats(STEP_ARRAYS * chunk + sessions, 1) + 2 * arena_floats(sessions, 1) +
+    return arena_floats(STEP_ARRAYS * chunk + sessions, 1) +
+           arena_floats(sessions, sizeof(struct sample_out) / sizeof(float)) +
            decoder_scratch(cfg, ex, plan->prefill_chunk);
 }
 
@@ -164,10 +182,9 @@ static enum mll_status step_ops(void *arg)
     enum mll_status status =
         decoder_run(e, &b, (const atomic_bool *const *)e->cancelled, job->n, job->err);
     if (status == MLL_OK && n > 0) {
-        int32_t *best = exec_alloc(e->exec, arena_floats(n, 1));
-        uint8_t *finite = exec_alloc(e->exec, arena_floats(n, 1));
-        op_argmax(e->exec, best, finite, b.logits, b.n_logits, vocab);
-        exec_fetch(e->exec, e->finite, finite, n);
+        struct sample_out *found = exec_alloc(e->exec, n * sizeof *found);
+        op_hash_rows(e->exec, found, b.logits, b.n_logits, vocab);
+        exec_fetch(e->exec, e->found, found, n * sizeof *found);
     }
     exec_release(e->exec, mark);
     return status;
@@ -214,11 +231,12 @@ static enum mll_status step_finish(struct step_job *job)
                 continue;
             s->logits_row = job->first_logits + l;
             e->logits_of[s->logits_row] = s;
-            if (!e->finite[l])
+            s->logits_hash = e->found[l].hash;
+            if (e->found[l].not_finite >= 0)
                 return mll_fail(job->err, MLL_ERR_NOT_FINITE,
-                                "the logits of token %d are not finite: the weights are damaged or "
-                                "overflow",
-                                s->n_done - 1);
+                                "the logits of token %d are not finite, that of id %d first: the "
+                                "weights are damaged or overflow",
+                                s->n_done - 1, e->found[l].not_finite);
         }
     }
     return MLL_OK;

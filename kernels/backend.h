@@ -43,7 +43,15 @@ extern "C" {
       int rows, int dim)                                                                           \
     X(join_states, float *y, const float *last, const float *const *kept, int n_kept, int tiles,   \
       int patches, int rows, int dim)                                                              \
-    X(argmax, int32_t *id, uint8_t *finite, const float *x, int n, int dim)
+    X(hash_rows, struct sample_out *out, const float *x, int n, int dim)                           \
+    X(log_probs, float *y, const float *x, int n, int dim)                                         \
+    X(process, float *y, struct sample_out *out, const float *x, const struct sample_row *rows,    \
+      int n, int dim)                                                                              \
+    X(choose, struct sample_out *out, const float *scores, int n, int dim)                         \
+    X(warp, float *y, const float *scores, const struct sample_row *rows,                          \
+      const struct sample_out *out, int n, int dim)                                                \
+    X(draw, struct sample_out *out, const float *y, const float *scores,                           \
+      const struct sample_row *rows, int n, int dim)
 
 struct op_table {
 #define X(op, ...) void (*op)(struct mll_exec * ex, __VA_ARGS__);
@@ -52,6 +60,7 @@ struct op_table {
     size_t (*matmul_scratch)(const struct mll_exec *ex, int n, int cols);
     size_t (*attn_scratch)(const struct mll_exec *ex, int n, int heads, int head_dim);
     size_t (*attn_vision_scratch)(const struct mll_exec *ex, int rows, int heads, int head_dim);
+    size_t (*sample_scratch)(const struct mll_exec *ex, int n, int dim);
     /* the exec itself; ops.h has the contracts */
     void (*close)(struct mll_exec *ex);
     void (*trim)(struct mll_exec *ex);
@@ -84,6 +93,8 @@ size_t attn_vision_scratch_cpu(const struct mll_exec *ex, int rows, int heads, i
 size_t matmul_scratch_cuda(const struct mll_exec *ex, int n, int cols);
 size_t attn_scratch_cuda(const struct mll_exec *ex, int n, int heads, int head_dim);
 size_t attn_vision_scratch_cuda(const struct mll_exec *ex, int rows, int heads, int head_dim);
+size_t sample_scratch_cpu(const struct mll_exec *ex, int n, int dim);
+size_t sample_scratch_cuda(const struct mll_exec *ex, int n, int dim);
 
 /* The exec of the CPU; the head of the exec of a GPU (exec_cuda.h). */
 struct mll_exec {

@@ -27,6 +27,7 @@ typedef long long int64_t;
 typedef unsigned long long uint64_t;
 typedef unsigned long size_t;
 #define INFINITY __int_as_float(0x7f800000)
+#define MLL_HD   __device__
 #else
 #include <cuda_runtime.h>
 #include <stdint.h>

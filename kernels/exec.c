@@ -308,8 +308,8 @@ const char *op_name(enum mll_op op)
         return "add_position_embedding";
     case OP_TAKE_ROWS:
         return "take_rows";
-    case OP_ARGMAX:
-        return "argmax";
+    case OP_PROCESS:
+        return "process";
     }
     return "unknown";
 }

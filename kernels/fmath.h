@@ -9,7 +9,9 @@
 #ifndef MLL_FMATH_H
 #define MLL_FMATH_H
 
+#ifndef __CUDACC_RTC__
 #include <math.h>
+#endif
 
 #include "half.h"
 

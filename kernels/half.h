@@ -6,9 +6,11 @@
 #ifndef MLL_HALF_H
 #define MLL_HALF_H
 
+#ifndef __CUDACC_RTC__
 #include <string.h>
 
 #include "base.h"
+#endif
 
 MLL_HD static inline float f32_from_bits(uint32_t bits)
 {
@@ -66,6 +68,7 @@ MLL_HD static inline uint16_t f16_from_f32(float x)
     return (uint16_t)(sign | (f32_to_bits(f32_from_bits(rest) + 0.5f) - 0x3f000000u));
 }
 
+#ifndef __CUDACC_RTC__
 /* Element i of stored weights of dtype F32, F16 or BF16, at any alignment. */
 MLL_HD static inline float weight_at(const void *data, enum mll_dtype dtype, size_t i)
 {
@@ -79,5 +82,6 @@ MLL_HD static inline float weight_at(const void *data, enum mll_dtype dtype, siz
     memcpy(&h, bytes + 2 * i, sizeof h);
     return dtype == MLL_DTYPE_BF16 ? bf16_to_f32(h) : f16_to_f32(h);
 }
+#endif
 
 #endif

@@ -4,6 +4,7 @@
  * A violated check is the programmer's fault: it prints op, condition and shapes, and aborts. Calls
  * without rows return before the backend sees them; pointers may then be NULL. */
 #include "backend.h"
+#include "sample.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@ const struct op_table op_table_cpu = {
     MLL_OP_LIST(X).matmul_scratch = matmul_scratch_cpu,
     .attn_scratch = attn_scratch_cpu,
     .attn_vision_scratch = attn_vision_scratch_cpu,
+    .sample_scratch = sample_scratch_cpu,
     EXEC_ROWS(cpu),
 };
 #undef X
@@ -23,6 +25,7 @@ const struct op_table op_table_cuda = {
     MLL_OP_LIST(X).matmul_scratch = matmul_scratch_cuda,
     .attn_scratch = attn_scratch_cuda,
     .attn_vision_scratch = attn_vision_scratch_cuda,
+    .sample_scratch = sample_scratch_cuda,
     EXEC_ROWS(cuda),
 };
 #undef X
@@ -356,11 +359,70 @@ void op_join_states(struct mll_exec *ex, float *y, const float *last, const floa
 
 /* ---- logits ---------------------------------------------------------------------------------- */
 
-void op_argmax(struct mll_exec *ex, int32_t *id, uint8_t *finite, const float *x, int n, int dim)
+static bool is_logits(int n, int dim)
 {
-    CHECK(n >= 0 && dim > 0, "n %d, dim %d", n, dim);
+    return n >= 0 && dim > 0 && dim <= SAMPLE_DIM_MAX;
+}
+
+void op_hash_rows(struct mll_exec *ex, struct sample_out *out, const float *x, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
     if (n == 0)
         return;
-    CHECK(id != NULL && finite != NULL && x != NULL, "n %d, dim %d", n, dim);
-    ex->ops->argmax(ex, id, finite, x, n, dim);
+    CHECK(out != NULL && x != NULL, "n %d, dim %d", n, dim);
+    ex->ops->hash_rows(ex, out, x, n, dim);
+}
+
+void op_log_probs(struct mll_exec *ex, float *y, const float *x, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
+    if (n == 0)
+        return;
+    CHECK(y != NULL && x != NULL, "n %d, dim %d", n, dim);
+    ex->ops->log_probs(ex, y, x, n, dim);
+}
+
+void op_process(struct mll_exec *ex, float *y, struct sample_out *out, const float *x,
+                const struct sample_row *rows, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
+    if (n == 0)
+        return;
+    CHECK(y != NULL && out != NULL && x != NULL && rows != NULL, "n %d, dim %d", n, dim);
+    ex->ops->process(ex, y, out, x, rows, n, dim);
+}
+
+void op_choose(struct mll_exec *ex, struct sample_out *out, const float *scores, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
+    if (n == 0)
+        return;
+    CHECK(out != NULL && scores != NULL, "n %d, dim %d", n, dim);
+    ex->ops->choose(ex, out, scores, n, dim);
+}
+
+void op_warp(struct mll_exec *ex, float *y, const float *scores, const struct sample_row *rows,
+             const struct sample_out *out, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
+    if (n == 0)
+        return;
+    CHECK(y != NULL && scores != NULL && rows != NULL && out != NULL, "n %d, dim %d", n, dim);
+    ex->ops->warp(ex, y, scores, rows, out, n, dim);
+}
+
+void op_draw(struct mll_exec *ex, struct sample_out *out, const float *y, const float *scores,
+             const struct sample_row *rows, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
+    if (n == 0)
+        return;
+    CHECK(out != NULL && y != NULL && scores != NULL && rows != NULL, "n %d, dim %d", n, dim);
+    ex->ops->draw(ex, out, y, scores, rows, n, dim);
+}
+
+size_t op_sample_scratch(const struct mll_exec *ex, int n, int dim)
+{
+    CHECK(is_logits(n, dim), "n %d, dim %d", n, dim);
+    return ex->ops->sample_scratch(ex, n, dim);
 }

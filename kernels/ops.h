@@ -78,7 +78,7 @@ enum mll_op {
     OP_ADD_TILE_EMBEDDING,
     OP_ADD_POSITION_EMBEDDING,
     OP_TAKE_ROWS,
-    OP_ARGMAX,
+    OP_PROCESS,
 };
 
 /* The first index fault of a step; op OP_NONE means none. position: element of the index array.
@@ -315,9 +315,34 @@ void op_join_states(struct mll_exec *ex, float *y, const float *last, const floa
 
 /* ---- logits ---------------------------------------------------------------------------------- */
 
-/* id[r] = the lowest index of the largest x[r][i]; finite[r] = 0 where a value is NaN or +Inf.
- * x (n, dim), id (n), finite (n). */
-void op_argmax(struct mll_exec *ex, int32_t *id, uint8_t *finite, const float *x, int n, int dim);
+/* Choosing an id. sample.h has the rows and what comes back, both (n) in the device's memory, and
+ * the arithmetic: weights and sums are integers, so that the results of all backends have the same
+ * bits. x, y, scores (n, dim), dim at most SAMPLE_DIM_MAX. An id without a logit row (outside
+ * [0, dim)) is skipped and counted wherever a list names it, never clamped, and is no fault; with
+ * debug_bounds it traps. engine/sampler.h has the rules, HF's. */
+struct sample_row;
+struct sample_out;
+
+/* hash = the sum of sample_hash(i, x[r][i]) modulo 2^64; not_finite. */
+void op_hash_rows(struct mll_exec *ex, struct sample_out *out, const float *x, int n, int dim);
+/* y = log softmax of x, the sum as total in sample_out.  y may be x. */
+void op_log_probs(struct mll_exec *ex, float *y, const float *x, int n, int dim);
+/* y = x with the bias added, then the penalty of the text, then -Inf where banned; skipped.  y may
+ * be x.  HF: SequenceBias, RepetitionPenalty, and whatever bans */
+void op_process(struct mll_exec *ex, float *y, struct sample_out *out, const float *x,
+                const struct sample_row *rows, int n, int dim);
+/* The most likely id, of equals the lowest; NaN never wins. id, score, max, total. */
+void op_choose(struct mll_exec *ex, struct sample_out *out, const float *scores, int n, int dim);
+/* y = scores / temperature, then -Inf where top-k, top-p or min-p drops the id. Rows without a draw
+ * (sample_draws(row, out.max)) stay as they are.  HF: Temperature, TopK, TopP, MinP */
+void op_warp(struct mll_exec *ex, float *y, const float *scores, const struct sample_row *rows,
+             const struct sample_out *out, int n, int dim);
+/* Where there is a draw: id and score anew. id is the first whose running sum of weights of y
+ * exceeds sample_target of their total.  y as op_warp left it. */
+void op_draw(struct mll_exec *ex, struct sample_out *out, const float *y, const float *scores,
+             const struct sample_row *rows, int n, int dim);
+/* Scratch that any of them takes from the arena at these sizes, in bytes. */
+size_t op_sample_scratch(const struct mll_exec *ex, int n, int dim);
 
 #ifdef __cplusplus
 }

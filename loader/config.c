@@ -12,7 +12,7 @@
 #define MAX_WIDTH  (1 << 17) /* hidden sizes */
 #define MAX_MLP    (1 << 20)
 #define MAX_HEADS  4096
-#define MAX_VOCAB  (1 << 24)
+#define MAX_VOCAB  (1 << 19)
 #define MAX_IMAGE  (1 << 14)
 #define MAX_TOKENS (1 << 30)
 

@@ -9,7 +9,7 @@
 #include "image.h"
 #include "preprocess.h"
 #include "prompt.h"
-#include "sampler.h"
+#include "../unit/sampler_rig.h"
 #include "sanitized.h"
 
 #include <criterion/criterion.h>
@@ -115,9 +115,10 @@ Test(no_memory, cutting_tiles)
 
 static enum mll_status open_sampler(const void *arg)
 {
-    struct sampler *smp;
-    enum mll_status status = smp_open(&smp, 100, arg, NULL, 0, NULL);
-    smp_close(smp);
+    struct rig rig;
+    enum mll_status status = rig_open(&rig, 100, 10, arg, NULL, 0, NULL);
+    if (status == MLL_OK)
+        rig_close(&rig);
     return status;
 }
 
@@ -133,7 +134,7 @@ static enum mll_status open_beams(const void *arg)
 Test(no_memory, sampler_and_beams)
 {
     struct mll_sampling sampling = {
-        .do_sample = true, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+        .do_sample = true, .temperature = 1, .top_p = 1, .repetition_penalty = 2};
     sweep("smp_open", open_sampler, &sampling);
     sweep("beam_open", open_beams, NULL);
 }

@@ -1,6 +1,6 @@
 /* test_beam.c - beam search with a toy model against transformers' generate (make_sampler.py). */
 #include "beam.h"
-#include "sampler.h"
+#include "sampler_rig.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -65,21 +65,22 @@ static void offer_all(struct beam_search *b, struct sampler *smp, const struct g
         memcpy(ids, g->prompt, g->n_prompt * sizeof *ids);
         memcpy(ids + g->n_prompt, text->ids, text->n * sizeof *ids);
         toy_logits(logits, g, ids, n);
-        cr_assert(smp_log_probs(smp, &log_probs, logits, ids, n, g->n_prompt, NULL) == MLL_OK);
+        smp_log_probs(smp, &log_probs, logits, ids, n, g->n_prompt);
         beam_offer(b, i, log_probs);
     }
 }
 
 static void check_golden(const struct golden *g, int n)
 {
-    struct sampler *smp;
+    struct rig rig;
     struct beam_search *b;
     double sum = 0;
-    cr_assert(smp_open(&smp, g->vocab, &g->options, g->eos, g->n_eos, NULL) == MLL_OK);
+    cr_assert(rig_open(&rig, g->vocab, 2 * MAX_TEXT, &g->options, g->eos, g->n_eos, NULL) ==
+              MLL_OK);
     cr_assert(beam_open(&b, g->options.num_beams, g->vocab, (size_t)g->options.max_new_tokens,
                         g->early, g->eos, g->n_eos, NULL) == MLL_OK);
     while (!beam_done(b)) {
-        offer_all(b, smp, g);
+        offer_all(b, rig.smp, g);
         beam_advance(b);
     }
     const struct beam_text *text = beam_best(b);
@@ -92,7 +93,7 @@ static void check_golden(const struct golden *g, int n)
                   fabs(sum / (double)text->n - g->score) < 1e-5,
               "case %d: score %g, expected %g", n, (double)text->score, g->score);
     beam_close(b);
-    smp_close(smp);
+    rig_close(&rig);
 }
 
 Test(beam, texts_and_scores_equal_those_of_transformers)

@@ -2,7 +2,7 @@
  * the rules of sampler.h where transformers has none. */
 #include "hash64.h"
 #include "philox.h"
-#include "processors.h"
+#include "sampler_rig.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -26,12 +26,25 @@ static float *make_logits(int vocab, uint64_t seed)
 static const struct mll_sampling neutral = {
     .temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f, .num_beams = 1};
 
-static const float *process(struct sampler *smp, const float *logits, const int32_t *ids, size_t n,
+/* The scores behind the processors. */
+static const float *process(struct rig *rig, const float *logits, const int32_t *ids, size_t n,
                             size_t n_prompt)
 {
-    memcpy(smp->scores, logits, (size_t)smp->vocab_size * sizeof *logits);
-    proc_apply(smp, ids, n, n_prompt);
+    struct sampler *smp = rig->smp;
+    smp_prepare(smp, ids, n, n_prompt);
+    op_process(rig->ex, smp->scores, smp->out, logits, smp->row, 1, smp->place.vocab_size);
+    smp->skipped += smp->out->skipped;
     return smp->scores;
+}
+
+/* What the filters leave, one byte an id. */
+static void filter(uint8_t *kept, struct rig *rig, const float *logits, const int32_t *ids,
+                   size_t n, size_t n_prompt)
+{
+    smp_prepare(rig->smp, ids, n, n_prompt);
+    smp_enqueue(rig->smp, logits);
+    for (int id = 0; id < rig->smp->place.vocab_size; id++)
+        kept[id] = rig->smp->warped[id] != -INFINITY;
 }
 
 /* ---- against transformers -------------------------------------------------------------------- */
@@ -86,28 +99,28 @@ static bool read_golden(FILE *f, struct golden *g)
 
 static void check_golden(const struct golden *g, int n)
 {
-    struct sampler *smp;
+    struct rig rig;
     struct smp_choice choice;
     size_t vocab = (size_t)g->vocab;
     float *logits = make_logits(g->vocab, g->seed);
     uint8_t *kept = malloc(vocab);
     struct mll_sampling greedy = g->options;
-    cr_assert(smp_open(&smp, g->vocab, &g->options, g->eos, g->options.n_eos, NULL) == MLL_OK);
-    const float *scores = process(smp, logits, g->text, g->n_text, (size_t)g->n_prompt);
+    cr_assert(rig_open(&rig, g->vocab, MAX_LIST, &g->options, g->eos, g->options.n_eos, NULL) ==
+              MLL_OK);
+    const float *scores = process(&rig, logits, g->text, g->n_text, (size_t)g->n_prompt);
     cr_expect(hash64(scores, vocab * sizeof *scores) == g->scores, "case %d: scores differ", n);
-    cr_assert(proc_warp(smp, g->best));
-    for (size_t id = 0; id < vocab; id++)
-        kept[id] = smp->warped[id] != -INFINITY;
+    filter(kept, &rig, logits, g->text, g->n_text, (size_t)g->n_prompt);
     cr_expect(hash64(kept, vocab) == g->kept, "case %d: other ids are kept", n);
-    smp_close(smp);
+    rig_close(&rig);
     greedy.do_sample = false;
-    cr_assert(smp_open(&smp, g->vocab, &greedy, g->eos, g->options.n_eos, NULL) == MLL_OK);
-    cr_assert(smp_next(smp, &choice, logits, g->text, g->n_text, (size_t)g->n_prompt, NULL) ==
+    cr_assert(rig_open(&rig, g->vocab, MAX_LIST, &greedy, g->eos, g->options.n_eos, NULL) ==
+              MLL_OK);
+    cr_assert(smp_next(rig.smp, &choice, logits, g->text, g->n_text, (size_t)g->n_prompt, NULL) ==
               MLL_OK);
     cr_expect(choice.id == g->best && fabs((double)choice.logprob - g->logprob) < 1e-6,
               "case %d: id %d, %.9f; expected %d, %.9f", n, choice.id, (double)choice.logprob,
               g->best, g->logprob);
-    smp_close(smp);
+    rig_close(&rig);
     free(kept);
     free(logits);
 }
@@ -132,13 +145,13 @@ enum { VOCAB = 128256, IMAGE = 128256 };
 static uint64_t expect_skipped(const struct mll_sampling *options, const int32_t *eos, size_t n_eos)
 {
     static const int32_t text[] = {128000, IMAGE, 5, IMAGE, 9};
-    struct sampler *smp;
+    struct rig rig;
     float *logits = make_logits(VOCAB, 3);
-    cr_assert(smp_open(&smp, VOCAB, options, eos, n_eos, NULL) == MLL_OK);
-    const float *scores = process(smp, logits, text, 5, 5);
+    cr_assert(rig_open(&rig, VOCAB, MAX_LIST, options, eos, n_eos, NULL) == MLL_OK);
+    const float *scores = process(&rig, logits, text, 5, 5);
     cr_expect(memcmp(scores, logits, VOCAB * sizeof *logits) == 0, "an innocent id was touched");
-    uint64_t skipped = smp_skipped(smp);
-    smp_close(smp);
+    uint64_t skipped = smp_skipped(rig.smp);
+    rig_close(&rig);
     free(logits);
     return skipped;
 }
@@ -163,20 +176,20 @@ Test(sampler, an_id_without_a_logit_row_is_skipped_and_counted)
 Test(sampler, a_penalty_skips_each_image_token_and_punishes_the_rest)
 {
     static const int32_t text[] = {128000, IMAGE, 5, IMAGE, 5};
-    struct sampler *smp;
+    struct rig rig;
     struct mll_sampling options = neutral;
     options.repetition_penalty = 1.5f;
     float *logits = make_logits(VOCAB, 4);
-    cr_assert(smp_open(&smp, VOCAB, &options, NULL, 0, NULL) == MLL_OK);
-    const float *scores = process(smp, logits, text, 5, 5);
+    cr_assert(rig_open(&rig, VOCAB, MAX_LIST, &options, NULL, 0, NULL) == MLL_OK);
+    const float *scores = process(&rig, logits, text, 5, 5);
     for (int id = 0; id < VOCAB; id++) {
         float expected = logits[id];
         if (id == 5 || id == 128000) /* once, though 5 stands there twice */
             expected = expected < 0 ? expected * 1.5f : expected / 1.5f;
         cr_assert(scores[id] == expected, "id %d", id);
     }
-    cr_expect(smp_skipped(smp) == 2);
-    smp_close(smp);
+    cr_expect(smp_skipped(rig.smp) == 2);
+    rig_close(&rig);
     free(logits);
 }
 
@@ -187,10 +200,10 @@ static enum mll_status choose(struct smp_choice *choice, const struct mll_sampli
                               struct mll_error *err)
 {
     static const int32_t text[] = {1, 2, 3};
-    struct sampler *smp;
-    MLL_TRY(smp_open(&smp, vocab, options, eos, n_eos, err));
-    enum mll_status status = smp_next(smp, choice, logits, text, 3, 2, err);
-    smp_close(smp);
+    struct rig rig;
+    MLL_TRY(rig_open(&rig, vocab, MAX_LIST, options, eos, n_eos, err));
+    enum mll_status status = smp_next(rig.smp, choice, logits, text, 3, 2, err);
+    rig_close(&rig);
     return status;
 }
 
@@ -205,20 +218,17 @@ Test(sampler, the_lowest_of_equally_likely_ids_is_chosen)
 static void expect_left(const struct mll_sampling *options, const float *logits, int vocab,
                         const char *expected)
 {
-    struct sampler *smp;
+    struct rig rig;
     struct mll_sampling sampling = *options;
     char left[32] = {0};
-    int best = 0;
+    uint8_t kept[32];
     sampling.do_sample = true;
-    cr_assert(smp_open(&smp, vocab, &sampling, NULL, 0, NULL) == MLL_OK);
-    process(smp, logits, NULL, 0, 0);
-    for (int id = 1; id < vocab; id++)
-        best = logits[id] > logits[best] ? id : best;
-    cr_assert(proc_warp(smp, best));
+    cr_assert(rig_open(&rig, vocab, MAX_LIST, &sampling, NULL, 0, NULL) == MLL_OK);
+    filter(kept, &rig, logits, NULL, 0, 0);
     for (int id = 0; id < vocab; id++)
-        left[id] = smp->warped[id] == -INFINITY ? '.' : 'x';
+        left[id] = kept[id] ? 'x' : '.';
     cr_expect(strcmp(left, expected) == 0, "left %s, expected %s", left, expected);
-    smp_close(smp);
+    rig_close(&rig);
 }
 
 Test(sampler, ties_at_the_edge_of_a_filter)
@@ -243,21 +253,15 @@ Test(sampler, ties_at_the_edge_of_a_filter)
     expect_left(&options, logits, 6, "xxxxxx");
 }
 
-Test(sampler, logits_that_are_not_finite_are_named)
+Test(sampler, a_logit_that_a_penalty_makes_infinite_is_named)
 {
-    static const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int i = 0; i < 3; i++) {
-        float logits[] = {1, 2, bad[i], bad[(i + 1) % 3]};
-        struct smp_choice choice;
-        struct mll_error err;
-        cr_expect(choose(&choice, &neutral, logits, 4, NULL, 0, &err) == MLL_ERR_NOT_FINITE);
-        cr_expect(strstr(err.message, "id 2") != NULL, "%s", err.message);
-    }
     static const float large[] = {1, 3e38f};
     struct mll_sampling options = neutral;
     struct smp_choice choice;
+    struct mll_error err;
     options.repetition_penalty = 0.5f;
-    cr_expect(choose(&choice, &options, large, 2, NULL, 0, NULL) == MLL_ERR_NOT_FINITE);
+    cr_expect(choose(&choice, &options, large, 2, NULL, 0, &err) == MLL_ERR_NOT_FINITE);
+    cr_expect(strstr(err.message, "id 1") != NULL, "%s", err.message);
 }
 
 Test(sampler, when_everything_is_banned_the_text_ends)
@@ -278,14 +282,14 @@ Test(sampler, the_last_of_two_biases_for_an_id_counts)
     static const float logits[] = {1, 2, 3}, bias[] = {100, -100, 1};
     static const int32_t ids[] = {0, 0, 1};
     struct mll_sampling options = neutral;
-    struct sampler *smp;
+    struct rig rig;
     options.bias_ids = ids, options.bias = bias, options.n_bias = 3;
-    cr_assert(smp_open(&smp, 3, &options, NULL, 0, NULL) == MLL_OK);
+    cr_assert(rig_open(&rig, 3, MAX_LIST, &options, NULL, 0, NULL) == MLL_OK);
     for (int repeat = 0; repeat < 2; repeat++) {
-        const float *scores = process(smp, logits, NULL, 0, 0);
+        const float *scores = process(&rig, logits, NULL, 0, 0);
         cr_expect(scores[0] == -99 && scores[1] == 3 && scores[2] == 3);
     }
-    smp_close(smp);
+    rig_close(&rig);
 }
 
 Test(sampler, options_out_of_range_are_refused)
@@ -346,16 +350,15 @@ Test(sampler, draws_follow_the_distribution)
 {
     enum { N = 8, DRAWS = 200000 };
     static const float logits[N] = {0, 1, 2, -1, 0.5f, 1.5f, -3, 2};
-    struct sampler *smp;
+    struct rig rig;
     struct mll_sampling options = neutral;
     int counts[N] = {0};
     double total = 0, chi2 = 0;
-    int32_t *text = calloc(DRAWS, sizeof *text);
     options.do_sample = true, options.seed = 42, options.temperature = 0.8f;
-    cr_assert(smp_open(&smp, N, &options, NULL, 0, NULL) == MLL_OK);
+    cr_assert(rig_open(&rig, N, MAX_LIST, &options, NULL, 0, NULL) == MLL_OK);
     for (size_t i = 0; i < DRAWS; i++) {
         struct smp_choice choice;
-        cr_assert(smp_next(smp, &choice, logits, text, i, 0, NULL) == MLL_OK);
+        cr_assert(smp_next(rig.smp, &choice, logits, NULL, i, 0, NULL) == MLL_OK);
         counts[choice.id]++;
     }
     for (int id = 0; id < N; id++)
@@ -365,32 +368,31 @@ Test(sampler, draws_follow_the_distribution)
         chi2 += (counts[id] - expected) * (counts[id] - expected) / expected;
     }
     cr_expect(chi2 < 24.3, "chi-square %g, 7 degrees of freedom: 24.3 has probability 0.001", chi2);
-    smp_close(smp);
-    free(text);
+    rig_close(&rig);
 }
 
 Test(sampler, a_draw_depends_on_seed_and_position_only)
 {
     enum { N = 500, POSITIONS = 40 };
     float *logits = make_logits(N, 1);
-    struct sampler *smp;
+    struct rig rig;
     struct mll_sampling options = neutral;
     int32_t text[POSITIONS] = {0}, first[POSITIONS];
     int differ = 0;
     options.do_sample = true, options.seed = 7, options.temperature = 3;
     for (int run = 0; run < 3; run++) {
         options.seed = run == 2 ? 8 : 7;
-        cr_assert(smp_open(&smp, N, &options, NULL, 0, NULL) == MLL_OK);
+        cr_assert(rig_open(&rig, N, MAX_LIST, &options, NULL, 0, NULL) == MLL_OK);
         for (size_t i = 0; i < POSITIONS; i++) {
             struct smp_choice choice;
             size_t at = run == 1 ? POSITIONS - 1 - i : i;
-            cr_assert(smp_next(smp, &choice, logits, text, at, 0, NULL) == MLL_OK);
+            cr_assert(smp_next(rig.smp, &choice, logits, text, at, 0, NULL) == MLL_OK);
             cr_expect(run != 1 || choice.id == first[at], "position %zu", at);
             differ += run == 2 && choice.id != first[at];
             if (run == 0)
                 first[at] = choice.id;
         }
-        smp_close(smp);
+        rig_close(&rig);
     }
     cr_expect(differ > POSITIONS / 2, "another seed draws other ids");
     free(logits);
@@ -429,7 +431,7 @@ Test(sampler, extreme_numbers_never_lead_out_of_range)
     int32_t text[] = {3, 200, -5, 2147483647, 3};
     for (int i = 0; i < 7 * 7 * 7 * 4; i++) {
         struct smp_choice choice = {.id = -1};
-        struct sampler *smp;
+        struct rig rig;
         struct mll_sampling options = neutral;
         options.do_sample = true, options.seed = (uint64_t)i, options.temperature = values[i % 7];
         options.repetition_penalty = values[1 + i / 7 % 6];
@@ -437,12 +439,12 @@ Test(sampler, extreme_numbers_never_lead_out_of_range)
         options.top_k = (i & 3) * 7, options.no_repeat_ngram_size = i % 5;
         for (int id = 0; id < 16; id++)
             logits[id] = (float)((id * 7 + i) % 5 - 2) * values[i / 343 + (id & 3)];
-        cr_assert(smp_open(&smp, 16, &options, NULL, 0, NULL) == MLL_OK);
-        enum mll_status status = smp_next(smp, &choice, logits, text, 5, 1, NULL);
+        cr_assert(rig_open(&rig, 16, MAX_LIST, &options, NULL, 0, NULL) == MLL_OK);
+        enum mll_status status = smp_next(rig.smp, &choice, logits, text, 5, 1, NULL);
         cr_assert(status == MLL_ERR_NOT_FINITE ||
                       (status == MLL_OK && choice.id >= 0 && choice.id < 16 && choice.logprob <= 0),
                   "options %d: %s, id %d, %g", i, mll_status_name(status), choice.id,
                   (double)choice.logprob);
-        smp_close(smp);
+        rig_close(&rig);
     }
 }

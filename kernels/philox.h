@@ -5,7 +5,9 @@
 #ifndef MLL_PHILOX_H
 #define MLL_PHILOX_H
 
+#ifndef __CUDACC_RTC__
 #include "base.h"
+#endif
 
 struct philox_block {
     uint32_t word[4];
@@ -31,13 +33,13 @@ MLL_HD static inline struct philox_block philox4x32(struct philox_block counter,
     return counter;
 }
 
-/* Uniform in [0, 1), 53 bits: of the block at counter (position low, position high, 0, 0) under the
- * seed, the upper bits of word 0 and then of word 1. */
-MLL_HD static inline double philox_uniform(uint64_t seed, uint64_t position)
+/* 53 uniform bits: of the block at counter (position low, position high, 0, 0) under the seed, the
+ * upper bits of word 0 and then of word 1. */
+MLL_HD static inline uint64_t philox_bits(uint64_t seed, uint64_t position)
 {
     struct philox_block c = {{(uint32_t)position, (uint32_t)(position >> 32), 0, 0}};
     c = philox4x32(c, seed);
-    return (double)(((uint64_t)c.word[0] << 32 | c.word[1]) >> 11) * 0x1p-53;
+    return ((uint64_t)c.word[0] << 32 | c.word[1]) >> 11;
 }
 
 #endif
