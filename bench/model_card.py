@@ -106,6 +106,9 @@ def tensor_rate(card, row):
 
 # ---- the model ----------------------------------------------------------------------------------
 
+GROUPED = False  # q, k and v, gate and up in one launch each
+
+
 class Model:
     """Sizes of a checkpoint."""
 
@@ -119,9 +122,10 @@ class Model:
 
     def matrices(self, cross):
         """The matmuls of a layer for a token, as they are launched: [(rows, cols)]."""
-        h, kv = self.hidden, 1024
-        first = [(h, h)] if cross else [(h + 2 * kv, h)]
-        return first + [(h, h), (2 * self.inter, h), (h, self.inter)]
+        h, kv, inter = self.hidden, 1024, self.inter
+        first = [(h, h)] if cross else [(h + 2 * kv, h)] if GROUPED else [(h, h), (kv, h), (kv, h)]
+        up = [(2 * inter, h)] if GROUPED else [(inter, h), (inter, h)]
+        return first + [(h, h)] + up + [(h, inter)]
 
 
 SIZES = {"nf4": 54.2, "nf4-dq": 50.2, "int8": 91.6, "fp16": 177.2}
@@ -140,8 +144,9 @@ FORMATS = {
     "fp16": (2, 2, r"gemv_kernel", r"gemm_kernel<.*>"),
 }
 GEMV_ROWS = 16
-# Kernels of a token that only pass activations on: the norms, conversions, rotations, gates.
-SMALL = {"self": 10, "cross": 8, "rest": 6}
+# Kernels of a token that only pass activations on, as a run of the tests' model launches them: norms,
+# rows made fp16, rotations, kv_append, sums, gates; gather, norm, rows and argmax once.
+SMALL = {"self": 12, "cross": 10, "rest": 4}
 VISION_KERNEL, PREFILL_ATTENTION = r"vision_kernel<80, 32>", r"attn_prefill_kernel<128.*>"
 DECODE_ATTENTION = r"attn_decode_kernel<.*128.*>"
 
@@ -183,20 +188,31 @@ def attend(card, size, heads):
     return stream(card, row, size, heads * ceil(size / 2 / 2 / 128 / 8 / 256))[0] + GAP
 
 
-def token(card, model, fmt):
-    """Seconds a token: 4 tiles, CONTEXT tokens before it. None without a kernel."""
-    total = 0
+def token_parts(card, model, fmt):
+    """Seconds of a token by what they go to: 4 tiles, CONTEXT tokens before it. None without a
+    kernel."""
+    ramp = CARDS[card][4] + GAP
+    parts = dict.fromkeys(("matmuls", "their launches", "head", "attention", "small kernels"), 0.0)
     for cross, layers in ((False, model.selfs), (True, model.crosses)):
         for rows, cols in model.matrices(cross):
             seconds, _ = gemv(card, fmt, rows, cols)
             if seconds is None:
                 return None
-            total += layers * seconds
+            parts["matmuls"] += layers * (seconds - ramp)
+            parts["their launches"] += layers * ramp
         keys = model.keys if cross else CONTEXT
-        total += layers * attend(card, keys * 2 * 1024 * 2, 8)
-        total += layers * SMALL["cross" if cross else "self"] * (2 * CARDS[card][4] + GAP)
-    head, _ = gemv(card, "fp16", VOCAB, model.hidden)
-    return None if head is None else total + head + SMALL["rest"] * (2 * CARDS[card][4] + GAP)
+        parts["attention"] += layers * attend(card, keys * 2 * 1024 * 2, 8)
+        small = layers * SMALL["cross" if cross else "self"]
+        parts["small kernels"] += small * (CARDS[card][4] + ramp)
+    parts["head"], _ = gemv(card, "fp16", VOCAB, model.hidden)
+    parts["small kernels"] += SMALL["rest"] * (CARDS[card][4] + ramp)
+    return None if parts["head"] is None else parts
+
+
+def token(card, model, fmt):
+    """Seconds a token, or None."""
+    parts = token_parts(card, model, fmt)
+    return parts and sum(parts.values())
 
 
 def token_bytes(model, fmt):
@@ -305,6 +321,15 @@ def kernels():
     return grid(["kernel"] + list(CARDS), rows)
 
 
+def token_table():
+    """Where a token's time goes."""
+    columns = [token_parts(card, MODELS[0], "nf4-dq") for card in CARDS]
+    if None in columns:
+        return "No kernel yet.\n\n"
+    return grid(["milliseconds"] + list(CARDS),
+                [[part] + [f"{1e3 * c[part]:.2f}" for c in columns] for part in columns[0]])
+
+
 def bars():
     """What this project asks of its kernels, beside what is predicted."""
     model, rows = MODELS[0], []
@@ -351,7 +376,10 @@ figures say what bounds a kernel and which bar it cannot reach, and are to be re
 One sequence, {CONTEXT} tokens and an image of 4 tiles before it, the head in 16 bits; in brackets the
 share of the published bandwidth that the bytes read make.
 
-{by_card(decode_cell)}## Image, prompt
+{by_card(decode_cell)}Where the time of a token goes (11B, tiles of 560, nf4-dq); launches: from the end of one kernel to the
+first data of the next.
+
+{token_table()}## Image, prompt
 
 Milliseconds for an image of 4 tiles / a prompt of {CONTEXT} tokens.
 
