@@ -7,93 +7,6 @@
  * the next step are read while this one is multiplied. On sm_70 the next tile waits in registers
  * and there are two stages. Tiles beyond the last row hold zeros. */
 #include "gemm_tile.cuh"
-#include "matmul.cuh"
-
-#define GEMM_THREADS 128
-#define GEMM_GROUP   8 /* row tiles whose blocks run side by side, for the L2 */
-#if MLL_ARCH >= 800
-#define GEMM_STAGES 3
-#else
-#define GEMM_STAGES 2
-#endif
-
-/* The part of an operand that a thread copies: `rows` valid ones of (ROWS, stride). */
-template <int ROWS, int BK> struct tile_source {
-    enum { STEP = GEMM_THREADS / (BK / 8), COPIES = ROWS / STEP }; /* rows that all threads copy */
-    const __half *from; /* this thread's chunk of its first row */
-    int stride, rows;   /* valid rows, counted from this thread's first */
-};
-
-template <int ROWS, int BK>
-__device__ __forceinline__ tile_source<ROWS, BK> tile_source_of(const __half *base, int row,
-                                                                int rows, int stride)
-{
-    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
-    tile_source<ROWS, BK> s;
-    s.from = base + (size_t)(row + first) * stride + chunk * 8;
-    s.stride = stride;
-    s.rows = rows - row - first;
-    return s;
-}
-
-#if MLL_ARCH >= 800
-template <int ROWS, int BK>
-__device__ __forceinline__ void tile_copy(__half *tile, const tile_source<ROWS, BK> &s, int k)
-{
-    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
-#pragma unroll
-    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
-        cp_async16(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk),
-                   s.from + (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k,
-                   i * tile_source<ROWS, BK>::STEP < s.rows ? 16 : 0);
-}
-#else
-template <int ROWS, int BK>
-__device__ __forceinline__ void tile_read(uint4 *held, const tile_source<ROWS, BK> &s, int k)
-{
-#pragma unroll
-    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
-        held[i] =
-            i * tile_source<ROWS, BK>::STEP < s.rows
-                ? __ldg((const uint4 *)(s.from +
-                                        (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k))
-                : make_uint4(0, 0, 0, 0);
-}
-
-template <int ROWS, int BK>
-__device__ __forceinline__ void tile_write(__half *tile, const uint4 *held)
-{
-    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
-#pragma unroll
-    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
-        *(uint4 *)(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk)) = held[i];
-}
-#endif
-
-/* Writes a warp's accumulators. */
-template <int MB, int NB>
-__device__ __forceinline__ void gemm_store(const struct matmul_args &a,
-                                           const struct matmul_part &part,
-                                           const float acc[MB][NB][8], int row, int col)
-{
-    int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int j = 0; j < NB; j++)
-#pragma unroll
-        for (int e = 0; e < 8; e++) {
-            int o = col + j * 16 + block_col(lane, e);
-            if (o >= part.rows)
-                continue;
-            float scale = part.scale[o], bias = part.bias == nullptr ? 0.0f : part.bias[o];
-#pragma unroll
-            for (int i = 0; i < MB; i++) {
-                int r = row + i * 16 + block_row(lane, e);
-                if (r < a.n)
-                    part.y[(size_t)r * part.rows + o] =
-                        matmul_finish(acc[i][j][e], scale, a.x_scale[r], bias);
-            }
-        }
-}
 
 template <int BM, int BN, int BK, int WM, int WN>
 __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_kernel(struct matmul_args a)
@@ -205,7 +118,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_kernel(struct matmul_arg
         __syncthreads();
     }
 #endif
-    gemm_store<MB, NB>(a, part, acc, m + wm, o + wn);
+    gemm_store<MB, NB>(a, part, acc, m + wm, o + wn, 1.0f);
 }
 
 #ifndef __CUDACC_RTC__
@@ -219,8 +132,7 @@ static const struct gemm_shape {
 } gemm_shapes[] = {{128, 128, 1.0f}, {128, 64, 1.05f}, {64, 64, 1.3f}};
 enum { GEMM_SHAPES = 3 };
 
-/* The shape that is done first when every SM works on the same number of tiles, or one fewer. */
-static int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
+int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
 {
     int best = 0, sms = ((const struct exec_cuda *)ex)->sms;
     float least = 0.0f;
@@ -236,13 +148,17 @@ static int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
     return best;
 }
 
+dim3 gemm_grid(struct matmul_args *a, int shape)
+{
+    unsigned rows = blocks_for((size_t)a->n, (size_t)gemm_shapes[shape].bm);
+    return dim3(rows < GEMM_GROUP ? rows : GEMM_GROUP, matmul_tiles(a, gemm_shapes[shape].bn),
+                blocks_for(rows, GEMM_GROUP));
+}
+
 void gemm(struct mll_exec *ex, struct matmul_args *a)
 {
     int shape = gemm_choose(ex, a);
-    unsigned rows = blocks_for((size_t)a->n, (size_t)gemm_shapes[shape].bm);
-    dim3 grid(rows < GEMM_GROUP ? rows : GEMM_GROUP, matmul_tiles(a, gemm_shapes[shape].bn),
-              blocks_for(rows, GEMM_GROUP));
-    dim3 block(GEMM_THREADS);
+    dim3 grid = gemm_grid(a, shape), block(GEMM_THREADS);
     cudaStream_t s = stream_of(ex);
     if (shape == 0)
         LAUNCH((gemm_kernel<128, 128, 32, 64, 64>), grid, block, 0, s, *a);

@@ -15,12 +15,19 @@
 #ifndef MLL_GEMM_TILE_CUH
 #define MLL_GEMM_TILE_CUH
 
-#include "device.cuh"
+#include "matmul.cuh"
 
 #if MLL_ARCH >= 800
 #define MMA_K 16
 #else
 #define MMA_K 8
+#endif
+#define GEMM_THREADS 128
+#define GEMM_GROUP   8 /* row tiles whose blocks run side by side, for the L2 */
+#if MLL_ARCH >= 800
+#define GEMM_STAGES 3
+#else
+#define GEMM_STAGES 2
 #endif
 
 /* Where chunk `chunk` (8 elements) of a row of a tile lies, in elements. */
@@ -90,6 +97,87 @@ __device__ __forceinline__ void multiply_block(float d[8], const uint32_t a[4], 
     mma_m8n8k4(d, a, b);
     mma_m8n8k4(d, a + 2, b + 2);
 #endif
+}
+
+/* ---- from memory to the tiles, from the accumulators to memory ------------------------------- */
+
+/* The part of an operand that a thread copies: `rows` valid ones of (ROWS, stride). */
+template <int ROWS, int BK> struct tile_source {
+    enum { STEP = GEMM_THREADS / (BK / 8), COPIES = ROWS / STEP }; /* rows that all threads copy */
+    const __half *from; /* this thread's chunk of its first row */
+    int stride, rows;   /* valid rows, counted from this thread's first */
+};
+
+template <int ROWS, int BK>
+__device__ __forceinline__ tile_source<ROWS, BK> tile_source_of(const __half *base, int row,
+                                                                int rows, int stride)
+{
+    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
+    tile_source<ROWS, BK> s;
+    s.from = base + (size_t)(row + first) * stride + chunk * 8;
+    s.stride = stride;
+    s.rows = rows - row - first;
+    return s;
+}
+
+#if MLL_ARCH >= 800
+template <int ROWS, int BK>
+__device__ __forceinline__ void tile_copy(__half *tile, const tile_source<ROWS, BK> &s, int k)
+{
+    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
+#pragma unroll
+    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
+        cp_async16(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk),
+                   s.from + (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k,
+                   i * tile_source<ROWS, BK>::STEP < s.rows ? 16 : 0);
+}
+#else
+template <int ROWS, int BK>
+__device__ __forceinline__ void tile_read(uint4 *held, const tile_source<ROWS, BK> &s, int k)
+{
+#pragma unroll
+    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
+        held[i] =
+            i * tile_source<ROWS, BK>::STEP < s.rows
+                ? __ldg((const uint4 *)(s.from +
+                                        (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k))
+                : make_uint4(0, 0, 0, 0);
+}
+
+template <int ROWS, int BK>
+__device__ __forceinline__ void tile_write(__half *tile, const uint4 *held)
+{
+    int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
+#pragma unroll
+    for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
+        *(uint4 *)(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk)) = held[i];
+}
+#endif
+
+/* Writes a warp's accumulators; weights' scale: unit, times part.scale where there is one. */
+template <int MB, int NB>
+__device__ __forceinline__ void gemm_store(const struct matmul_args &a,
+                                           const struct matmul_part &part,
+                                           const float acc[MB][NB][8], int row, int col, float unit)
+{
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int j = 0; j < NB; j++)
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            int o = col + j * 16 + block_col(lane, e);
+            if (o >= part.rows)
+                continue;
+            float scale = part.scale == nullptr ? unit : part.scale[o] * unit;
+            float bias = part.bias == nullptr ? 0.0f : part.bias[o];
+#pragma unroll
+            for (int i = 0; i < MB; i++) {
+                int r = row + i * 16 + block_row(lane, e);
+                if (r < a.n)
+                    part.y[(size_t)r * part.rows + o] =
+                        matmul_finish(acc[i][j][e], scale, a.x_scale[r], bias);
+            }
+        }
 }
 
 #endif

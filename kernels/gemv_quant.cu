@@ -198,18 +198,6 @@ template __global__ void gemv_q4_kernel<false, 2>(float *, struct gemv_x, struct
 #define I8_AHEAD 4
 #define I8_K     64 /* elements of a window */
 
-/* Four codes as fp16, exactly: 1024 + (code + 128) by its bits, less 1152. */
-__device__ __forceinline__ void i8_widen(uint32_t out[2], uint32_t codes)
-{
-    const __half2 bias = __half2half2(__ushort_as_half(0x6480)); /* 1152 */
-    uint32_t biased = codes ^ 0x80808080u;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        uint32_t bits = __byte_perm(biased, 0x64646464u, i ? 0x4342 : 0x4140);
-        out[i] = half2_bits(__hsub2(half2_of(bits), bias));
-    }
-}
-
 __global__ void __launch_bounds__(GEMV_THREADS, 2)
     gemv_i8_kernel(float *y, struct gemv_x x, const int8_t *codes, const float *scale, int rows,
                    int cols, const float *bias)

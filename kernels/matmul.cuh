@@ -49,6 +49,11 @@ __device__ __forceinline__ float matmul_finish(float sum, float w_scale, float x
 #ifndef __CUDACC_RTC__
 struct mll_exec;
 
+/* Which of gemm.cu's shapes is done first when every SM works on the same number of tiles or one
+ * fewer, and the grid that walks its tiles: activation rows by x and z, weight rows by y. */
+int gemm_choose(const struct mll_exec *ex, struct matmul_args *a);
+dim3 gemm_grid(struct matmul_args *a, int shape);
+
 /* Prompt rows, single tokens. */
 void gemm(struct mll_exec *ex, struct matmul_args *a);
 void gemv(struct mll_exec *ex, struct matmul_args *a);

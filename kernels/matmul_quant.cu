@@ -1,7 +1,7 @@
 /* matmul_quant.cu - y = x W^T + bias by 4-bit and 8-bit weights on the GPU: which kernel, and the
  * plain form for shapes that the others do not take.  Contract: ops.h.
  *
- * The kernels of gemv_quant.cu want rows of whole blocks of 64 elements, as all
+ * The kernels of gemv_quant.cu and gemm_quant.cu want rows of whole blocks of 64 elements, as all
  * layers of the models have. Anything else (blocks that run over the ends of rows, blocks of 32) is
  * slow, right, and the same in both phases: a warp an element, in float32. */
 #include "quant.cuh"
@@ -134,8 +134,9 @@ void q4_describe(struct device_blocks *d, const struct mat *m)
         q->block_log2++;
     q->rows = m->rows;
     q->cols = m->cols;
-    for (int i = 0; i < 16; i++)
-        q->values[i] = f16_from_f32(b->values[i] * stretch);
+    for (int i = 0; i < 16; i += 2)
+        q->values[i / 2] = (uint32_t)f16_from_f32(b->values[i] * stretch) |
+                           (uint32_t)f16_from_f32(b->values[i + 1] * stretch) << 16;
 }
 
 /* ---- choice ---------------------------------------------------------------------------------- */
@@ -166,6 +167,8 @@ void matmul_quant(struct mll_exec *ex, float *y, const float *rows, const struct
                              : NULL;
     if (!is_regular(w))
         matmul_plain(ex, y, rows, w, q, bias, x->n);
+    else if (ex->phase == MLL_PREFILL)
+        gemm_quant(ex, y, x, w, q, bias);
     else if (q != NULL)
         gemv_q4(ex, y, x, q, bias);
     else

@@ -22,7 +22,7 @@ struct q4 {
     float power;    /* of two: |absmax * power| <= 2^14 */
     int block_log2; /* a block is 2^block_log2 elements */
     int rows, cols;
-    uint16_t values[16]; /* fp16: times stretch, so that the largest is in [1, 2) */
+    uint32_t values[8]; /* pairs of fp16: times stretch, so that the largest is in [1, 2) */
 };
 
 /* Where bank conflicts would be the limit (as many weights a clock as HBM brings) one copy a lane.
@@ -42,7 +42,7 @@ __device__ __forceinline__ void q4_values(uint32_t values[16], const struct q4 &
     if (threadIdx.x == 0)
 #pragma unroll
         for (int i = 0; i < 16; i++)
-            values[i] = w.values[i];
+            values[i] = w.values[i / 2] >> i % 2 * 16 & 0xffffu;
 }
 
 /* Fills table, of shared memory, by all threads of the block; a barrier has to follow. */
@@ -76,6 +76,66 @@ __device__ __forceinline__ float q4_absmax(const struct q4 &w, const float *map,
         return w.absmax[block];
     float scaled = __fmul_rn(map[w.absmax_codes[block]], w.nested_absmax[block / 256]);
     return __fadd_rn(scaled, w.nested_offset);
+}
+
+/* ---- weights as fp16 ------------------------------------------------------------------------- */
+
+/* The low and the high bytes of 16 fp16 values. */
+struct q4_scaled {
+    uint32_t low[4], high[4];
+};
+
+/* The values of a block with this absmax, times w.power: the absmax as a sum of two halves, so that
+ * only the products are rounded. */
+__device__ __forceinline__ struct q4_scaled q4_scale_values(const struct q4 &w, float absmax)
+{
+    float scale = absmax * w.power;
+    __half first = __float2half_rn(scale);
+    __half2 rest = __half2half2(__float2half_rn(scale - __half2float(first)));
+    uint32_t pair[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        __half2 v = half2_of(w.values[i]);
+        pair[i] = half2_bits(__hfma2(v, __half2half2(first), __hmul2(v, rest)));
+    }
+    struct q4_scaled s;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        s.low[i] = __byte_perm(pair[2 * i], pair[2 * i + 1], 0x6420);
+        s.high[i] = __byte_perm(pair[2 * i], pair[2 * i + 1], 0x7531);
+    }
+    return s;
+}
+
+/* Eight codes as eight halves. A nibble selects a byte among the first eight or the last eight of
+ * 16 by its low bits; its high bit then says which. */
+__device__ __forceinline__ uint4 q4_expand(const struct q4_scaled &s, uint32_t codes)
+{
+    uint32_t low_bits = codes & 0x77777777u, which = (codes >> 1 & 0x44444444u) | 0x32103210u;
+    uint32_t out[4];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t at = low_bits >> 16 * i, from = which >> 16 * i;
+        uint32_t low = __byte_perm(__byte_perm(s.low[0], s.low[1], at),
+                                   __byte_perm(s.low[2], s.low[3], at), from);
+        uint32_t high = __byte_perm(__byte_perm(s.high[0], s.high[1], at),
+                                    __byte_perm(s.high[2], s.high[3], at), from);
+        out[2 * i] = __byte_perm(low, high, 0x4051); /* the high nibble comes first */
+        out[2 * i + 1] = __byte_perm(low, high, 0x6273);
+    }
+    return make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+/* Four 8-bit codes as fp16, exactly: 1024 + (code + 128) by its bits, less 1152. */
+__device__ __forceinline__ void i8_widen(uint32_t out[2], uint32_t codes)
+{
+    const __half2 bias = __half2half2(__ushort_as_half(0x6480)); /* 1152 */
+    uint32_t biased = codes ^ 0x80808080u;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t bits = __byte_perm(biased, 0x64646464u, i ? 0x4342 : 0x4140);
+        out[i] = half2_bits(__hsub2(half2_of(bits), bias));
+    }
 }
 
 #endif

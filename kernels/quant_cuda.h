@@ -22,7 +22,10 @@ void q4_describe(struct device_blocks *d, const struct mat *m);
 void matmul_quant(struct mll_exec *ex, float *y, const float *rows, const struct operand *x,
                   const struct mat *w, const float *bias);
 
-/* gemv_quant.cu, eight rows at a time. */
+/* Prompt rows; q: w's description where it is Q4, or NULL. */
+void gemm_quant(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
+                const struct q4 *q, const float *bias);
+/* Single tokens, eight rows at a time. */
 void gemv_q4(struct mll_exec *ex, float *y, const struct operand *x, const struct q4 *w,
              const float *bias);
 void gemv_i8(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,

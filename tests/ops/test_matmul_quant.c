@@ -158,8 +158,9 @@ Test(op_matmul_quant, every_form_and_thread_count_gives_the_bits_of_the_c_form)
                 exec_set_phase(ex, (enum mll_phase)phase);
                 multiply(ex, &r);
                 /* weights in float32 have up to three roundings, dot products their own; on a GPU
-                 * x is in fp16: 4e-8, with luck of few outputs 2e-7 */
-                op_judge(&first, r.y, op_is_cuda(ex) ? unrounded : expected, r.n_y, 1e-12, 4e-7, ex,
+                 * x is in fp16, when prefilling w too: 8e-8, for few outputs with luck's help */
+                double cuda = r.n_y < 100 ? 1e-6 : 1.5e-7;
+                op_judge(&first, r.y, op_is_cuda(ex) ? unrounded : expected, r.n_y, 1e-12, cuda, ex,
                          what);
             }
         }

@@ -1,0 +1,241 @@
+/* gemm_quant.cu - matmul of prompt rows by 4-bit or 8-bit weights, from sm_70 on: gemm.cu's tiles,
+ * but what lies in memory are codes.
+ *
+ * A thread takes its 16 or 32 codes of a tile, always of one row and one block, into registers
+ * while the tile before the last is multiplied, and writes them as fp16 while the last one is: Q4
+ * the 16 values times absmax and the matrix' power of two, each rounded once to fp16, are made anew
+ * for every tile as two tables of bytes in registers; eight codes then take 21 byte permutations
+ * and masks, and no shared memory but where they go I8  the codes themselves; the row's scale waits
+ * for the epilogue Sums are gemm.cu's: one accumulator an output, in ascending steps of k. */
+#include "gemm_tile.cuh"
+#include "quant.cuh"
+
+/* A thread's codes of a tile of (BN, BK) and what is needed of their absmax. */
+template <bool Q4, int BN, int BK> struct quant_piece {
+    enum {
+        CODES = BN * BK / GEMM_THREADS,
+        LANES = BK / CODES, /* threads that share a row */
+        BYTES = Q4 ? CODES / 2 : CODES
+    };
+    uint32_t codes[BYTES / 4];
+    uint32_t absmax; /* its bits, or its code */
+    float nested;
+};
+
+/* Reads the piece at k of the row, which starts at element `row`. */
+template <bool Q4, int BN, int BK>
+__device__ __forceinline__ void quant_read(quant_piece<Q4, BN, BK> &piece, const struct q4 &w,
+                                           size_t row, int k)
+{
+    typedef quant_piece<Q4, BN, BK> shape;
+    size_t at = row + k + threadIdx.x % shape::LANES * shape::CODES;
+    const uint8_t *from = w.codes + (Q4 ? at / 2 : at);
+    if (shape::BYTES == 8) {
+        uint2 v = *(const uint2 *)from;
+        piece.codes[0] = v.x, piece.codes[1] = v.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < shape::BYTES / 16; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                piece.codes[4 * i + j] = word_of(((const uint4 *)from)[i], j);
+    }
+    if (!Q4)
+        return;
+    size_t block = at >> w.block_log2;
+    if (w.absmax != nullptr) {
+        piece.absmax = __float_as_uint(w.absmax[block]);
+    } else {
+        piece.absmax = w.absmax_codes[block];
+        piece.nested = w.nested_absmax[block / 256];
+    }
+}
+
+/* Writes it to its place in the tile. map: nested_map, in shared memory. */
+template <bool Q4, int BN, int BK>
+__device__ __forceinline__ void quant_write(__half *tile, const quant_piece<Q4, BN, BK> &piece,
+                                            const struct q4 &w, const float *map)
+{
+    typedef quant_piece<Q4, BN, BK> shape;
+    int row = threadIdx.x / shape::LANES;
+    int chunk = threadIdx.x % shape::LANES * (shape::CODES / 8);
+    struct q4_scaled values;
+    if (Q4) {
+        float absmax = __uint_as_float(piece.absmax);
+        if (w.absmax == nullptr)
+            absmax = __fadd_rn(__fmul_rn(map[piece.absmax], piece.nested), w.nested_offset);
+        values = q4_scale_values(w, absmax);
+    }
+#pragma unroll
+    for (int i = 0; i < shape::CODES / 8; i++) {
+        uint4 v;
+        if (Q4) {
+            v = q4_expand(values, piece.codes[i]);
+        } else {
+            uint32_t a[2], b[2];
+            i8_widen(a, piece.codes[2 * i]);
+            i8_widen(b, piece.codes[2 * i + 1]);
+            v = make_uint4(a[0], a[1], b[0], b[1]);
+        }
+        *(uint4 *)(tile + tile_at<BK>(row, chunk + i)) = v;
+    }
+}
+
+/* a.parts[0] has the outputs, scale and bias; unit is a factor of all weights. */
+template <bool Q4, int BM, int BN, int BK, int WM, int WN>
+__global__ void __launch_bounds__(GEMM_THREADS, 2)
+    gemm_quant_kernel(struct matmul_args a, struct q4 w, float unit)
+{
+    const int MB = WM / 16, NB = WN / 16, STEPS = BK / MMA_K;
+    SHARED(__half, left, [GEMM_STAGES][BM * BK]);
+    SHARED(__half, right, [2][BN * BK]);
+    SHARED(float, map, [Q4 ? 256 : 1]);
+    int m = (blockIdx.z * GEMM_GROUP + blockIdx.x) * BM, o = blockIdx.y * BN;
+    if (m >= a.n)
+        return;
+    if (Q4 && w.absmax == nullptr)
+        for (int i = threadIdx.x; i < 256; i += GEMM_THREADS)
+            map[i] = w.nested_map[i];
+    __syncthreads();
+    int warp = threadIdx.x / WARP;
+    int wm = warp % (BM / WM) * WM, wn = warp / (BM / WM) * WN;
+    tile_source<BM, BK> x = tile_source_of<BM, BK>(a.x, m, a.n, a.stride);
+    /* rows beyond the last read the last one again; what they give is not stored */
+    size_t row =
+        (size_t)min(o + (int)threadIdx.x / quant_piece<Q4, BN, BK>::LANES, w.rows - 1) * w.cols;
+    int tiles = w.cols / BK;
+    quant_piece<Q4, BN, BK> piece = {};
+    float acc[MB][NB][8];
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+#pragma unroll
+        for (int j = 0; j < NB; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                acc[i][j][e] = 0.0f;
+    quant_read(piece, w, row, 0);
+    quant_write(right[0], piece, w, map);
+    if (tiles > 1)
+        quant_read(piece, w, row, BK);
+
+#if MLL_ARCH >= 800
+    uint32_t fa[2][MB][4], fb[2][NB][4]; /* this step's fragments and the next one's */
+#pragma unroll
+    for (int s = 0; s < GEMM_STAGES - 1; s++) {
+        if (s < tiles)
+            tile_copy<BM, BK>(left[s], x, s * BK);
+        cp_async_commit();
+    }
+    cp_async_wait<GEMM_STAGES - 2>();
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+        load_left<BK>(fa[0][i], left[0], wm + i * 16, 0);
+#pragma unroll
+    for (int j = 0; j < NB; j++)
+        load_right<BK>(fb[0][j], right[0], wn + j * 16, 0);
+    int stage = 0, fill = GEMM_STAGES - 1; /* read from; written next */
+    for (int t = 0; t < tiles; t++) {
+        /* all warps left the stages that are filled here at the barrier of the last tile */
+        if (t + GEMM_STAGES - 1 < tiles)
+            tile_copy<BM, BK>(left[fill], x, (t + GEMM_STAGES - 1) * BK);
+        cp_async_commit();
+        if (t + 1 < tiles)
+            quant_write(right[(t + 1) % 2], piece, w, map);
+        if (t + 2 < tiles)
+            quant_read(piece, w, row, (t + 2) * BK);
+        fill = fill + 1 == GEMM_STAGES ? 0 : fill + 1;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            if (step == STEPS - 1) { /* the next fragments are those of the next stage */
+                stage = stage + 1 == GEMM_STAGES ? 0 : stage + 1;
+                cp_async_wait<GEMM_STAGES - 2>();
+                __syncthreads();
+            }
+            if (step < STEPS - 1 || t + 1 < tiles) {
+                const __half *next = right[(step < STEPS - 1 ? t : t + 1) % 2];
+#pragma unroll
+                for (int i = 0; i < MB; i++)
+                    load_left<BK>(fa[(step + 1) % 2][i], left[stage], wm + i * 16,
+                                  (step + 1) % STEPS);
+#pragma unroll
+                for (int j = 0; j < NB; j++)
+                    load_right<BK>(fb[(step + 1) % 2][j], next, wn + j * 16, (step + 1) % STEPS);
+            }
+#pragma unroll
+            for (int i = 0; i < MB; i++)
+#pragma unroll
+                for (int j = 0; j < NB; j++)
+                    multiply_block(acc[i][j], fa[step % 2][i], fb[step % 2][j]);
+        }
+    }
+    cp_async_wait<0>();
+#else
+    uint4 held[BM * BK / 8 / GEMM_THREADS];
+    tile_read<BM, BK>(held, x, 0);
+    tile_write<BM, BK>(left[0], held);
+    __syncthreads();
+    for (int t = 0; t < tiles; t++) {
+        if (t + 1 < tiles)
+            tile_read<BM, BK>(held, x, (t + 1) * BK);
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            uint32_t fa[MB][4], fb[NB][4];
+#pragma unroll
+            for (int i = 0; i < MB; i++)
+                load_left<BK>(fa[i], left[t % 2], wm + i * 16, step);
+#pragma unroll
+            for (int j = 0; j < NB; j++)
+                load_right<BK>(fb[j], right[t % 2], wn + j * 16, step);
+#pragma unroll
+            for (int i = 0; i < MB; i++)
+#pragma unroll
+                for (int j = 0; j < NB; j++)
+                    multiply_block(acc[i][j], fa[i], fb[j]);
+        }
+        if (t + 1 < tiles) {
+            tile_write<BM, BK>(left[(t + 1) % 2], held);
+            quant_write(right[(t + 1) % 2], piece, w, map);
+        }
+        if (t + 2 < tiles)
+            quant_read(piece, w, row, (t + 2) * BK);
+        __syncthreads();
+    }
+#endif
+    gemm_store<MB, NB>(a, a.parts[0], acc, m + wm, o + wn, unit);
+}
+
+#ifndef __CUDACC_RTC__
+#include "quant_cuda.h"
+
+void gemm_quant(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
+                const struct q4 *q, const float *bias)
+{
+    struct matmul_args a = {x->rows, x->scale, x->n, x->stride, 1, {}};
+    struct q4 codes = {};
+    a.parts[0].y = y;
+    a.parts[0].scale = w->scale;
+    a.parts[0].bias = bias;
+    a.parts[0].rows = w->rows;
+    codes.codes = (const uint8_t *)w->data;
+    codes.rows = w->rows;
+    codes.cols = w->cols;
+    float unit = q != NULL ? q->unit / q->power : 1.0f / 127.0f;
+    int shape = gemm_choose(ex, &a);
+    dim3 grid = gemm_grid(&a, shape), block(GEMM_THREADS);
+    cudaStream_t s = stream_of(ex);
+    if (q != NULL && shape == 0)
+        LAUNCH((gemm_quant_kernel<true, 128, 128, 32, 64, 64>), grid, block, 0, s, a, *q, unit);
+    else if (q != NULL && shape == 1)
+        LAUNCH((gemm_quant_kernel<true, 128, 64, 32, 64, 32>), grid, block, 0, s, a, *q, unit);
+    else if (q != NULL)
+        LAUNCH((gemm_quant_kernel<true, 64, 64, 64, 32, 32>), grid, block, 0, s, a, *q, unit);
+    else if (shape == 0)
+        LAUNCH((gemm_quant_kernel<false, 128, 128, 32, 64, 64>), grid, block, 0, s, a, codes, unit);
+    else if (shape == 1)
+        LAUNCH((gemm_quant_kernel<false, 128, 64, 32, 64, 32>), grid, block, 0, s, a, codes, unit);
+    else
+        LAUNCH((gemm_quant_kernel<false, 64, 64, 64, 32, 32>), grid, block, 0, s, a, codes, unit);
+    launched(ex, "gemm_quant");
+}
+#endif
