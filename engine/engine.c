@@ -56,8 +56,7 @@ static struct kv_table open_table(struct mll_engine *e, int blocks)
 
 size_t plan_block_bytes(const struct cfg *cfg, const struct mll_exec *ex)
 {
-    size_t elements = (size_t)cfg->text.kv_heads * (size_t)cfg->text.head_dim * MLL_KV_BLOCK;
-    return elements * (exec_kv_dtype(ex) == MLL_DTYPE_F32 ? 4 : 2);
+    return (size_t)cfg->text.kv_heads * kv_block_bytes(exec_kv_dtype(ex), cfg->text.head_dim);
 }
 
 /* Pools, tables and logits at the bottom of the arena. */
@@ -147,7 +146,7 @@ static enum mll_status open_device(struct mll_engine *e, struct mll_error *err)
     const char *device = e->options.device ? e->options.device : "auto";
     struct mll_error gpu = {.code = MLL_OK};
     enum mll_status status = open_exec(e, &gpu);
-    bool on_cpu = e->exec == NULL || exec_kv_dtype(e->exec) == MLL_DTYPE_F32;
+    bool on_cpu = e->exec == NULL || exec_memory(e->exec) == 0;
     if (status != MLL_OK && (on_cpu || strcmp(device, "auto") != 0)) {
         if (err != NULL)
             *err = gpu;

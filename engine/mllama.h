@@ -44,12 +44,14 @@ struct mll_options {
     const char *quant;     /* of synthetic weights: "nf4", "nf4-dq", "int8"; NULL: bf16 */
     const char *device;    /* "auto", "cpu", "cuda", "cuda:1" */
     enum mll_reference reference;
-    int threads;       /* 0: the cores this process may use */
-    int ctx_size;      /* tokens a session can hold; 0: the smaller of the model's and 8192 */
-    int prefill_chunk; /* prompt rows a step; 0: 256. Results do not depend on it. */
-    int max_sessions;  /* rows of a decode batch and sharers of the KV budget; 0: 1 */
-    int max_images;    /* images a session can hold; 0: 4 */
-    bool compute_bf16; /* CPU: matmuls by the BF16 dot instruction */
+    int threads;         /* 0: the cores this process may use */
+    int ctx_size;        /* tokens a session can hold; 0: the smaller of the model's and 8192 */
+    int prefill_chunk;   /* prompt rows a step; 0: 256. Results do not depend on it. */
+    int max_sessions;    /* rows of a decode batch and sharers of the KV budget; 0: 1 */
+    int max_images;      /* images a session can hold; 0: 4 */
+    const char *kv_type; /* "f32", "f16", "int8" (rounded a position and head); NULL: the device's
+                          * own, float32 on the CPU, fp16 on a GPU */
+    bool compute_bf16;   /* CPU: matmuls by the BF16 dot instruction */
     bool debug_sync;   /* GPU: wait behind every kernel; errors and faults name kernel and layer */
     bool debug_bounds; /* GPU: an index out of range ends the process's use of the GPU at once */
     bool no_mmap;      /* read the weights into memory instead of mapping the files */

@@ -54,8 +54,8 @@ static int cuda_index(const char *device)
     return *end == 0 && index <= 1023 ? (int)index : -1;
 }
 
-enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
-                               struct mll_error *why_cpu, struct mll_error *err)
+static enum mll_status open_any(struct mll_exec **ex, const struct mll_options *options,
+                                struct mll_error *why_cpu, struct mll_error *err)
 {
     const char *device = options->device ? options->device : "auto";
     bool is_auto = strcmp(device, "auto") == 0;
@@ -83,6 +83,28 @@ enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *o
     if (why_cpu != NULL)
         *why_cpu = gpu;
     return open_cpu(ex, options, err);
+}
+
+enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
+                               struct mll_error *why_cpu, struct mll_error *err)
+{
+    static const struct {
+        const char *name;
+        enum mll_dtype dtype;
+    } types[] = {{"f32", MLL_DTYPE_F32}, {"f16", MLL_DTYPE_F16}, {"int8", MLL_DTYPE_I8}};
+    MLL_TRY(open_any(ex, options, why_cpu, err));
+    if (options->kv_type == NULL)
+        return MLL_OK;
+    enum mll_dtype dtype = MLL_DTYPE_NONE;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(options->kv_type, types[i].name) == 0)
+            dtype = types[i].dtype;
+    enum mll_status status = exec_set_kv_dtype(*ex, dtype, err);
+    if (status != MLL_OK) {
+        exec_close(*ex);
+        *ex = NULL;
+    }
+    return status;
 }
 
 /* *value, or its default where zero, which must lie in [1, most]. */
@@ -138,13 +160,13 @@ static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg,
                                const struct mll_exec *ex, struct mll_error *err)
 {
     const struct cfg_text *t = &cfg->text;
-    size_t element = exec_kv_dtype(ex) == MLL_DTYPE_F32 ? 4 : 2;
-    size_t block = 2 * MLL_KV_BLOCK * element, sessions = (size_t)p->max_sessions;
+    size_t block = 2 * kv_block_bytes(exec_kv_dtype(ex), t->head_dim);
+    size_t sessions = (size_t)p->max_sessions;
     size_t n_self = (size_t)(t->layers - t->n_cross);
     p->text_blocks = (p->ctx_size + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK;
     if (sessions * (size_t)p->text_blocks > INT_MAX ||
         sessions * (size_t)p->image_blocks_used > INT_MAX ||
-        !mll_mul_size(&block, block, (size_t)t->kv_heads * (size_t)t->head_dim) ||
+        !mll_mul_size(&block, block, (size_t)t->kv_heads) ||
         !mll_mul_size(&p->text_kv, block, sessions * (size_t)p->text_blocks) ||
         !mll_mul_size(&p->text_kv, p->text_kv, n_self) ||
         !mll_mul_size(&p->image_kv, block, sessions * (size_t)p->image_blocks_used) ||

@@ -15,17 +15,25 @@ struct attn_args {
     int heads, group; /* group: query heads of one KV head in a tile */
     float scale;
     attn_tile_fn *form, *few;
+    attn_widen_fn *widen;
     int n_tiles;
     int *tile_row; /* (n_tiles + 1), the first row of each tile */
     bool *ok;      /* (n), false after an index fault */
     unsigned char *memory;
 };
 
+/* A tile, and the place of a chunk of narrow keys and values. */
+static size_t thread_bytes(enum mll_dtype dtype, int head_dim)
+{
+    size_t wide = 2 * MLL_ATTN_CHUNK * (size_t)head_dim * sizeof(float);
+    return attn_tile_bytes(head_dim) + (dtype == MLL_DTYPE_F32 ? 0 : wide);
+}
+
 size_t attn_scratch_cpu(const struct mll_exec *ex, int n, int heads, int head_dim)
 {
     (void)heads;
-    return (size_t)ex->threads * attn_tile_bytes(head_dim) + ((size_t)n + 1) * sizeof(int) +
-           (size_t)n * sizeof(bool) + 3 * 64;
+    return (size_t)ex->threads * thread_bytes(ex->kv_dtype, head_dim) +
+           ((size_t)n + 1) * sizeof(int) + (size_t)n * sizeof(bool) + 3 * 64;
 }
 
 /* True where every index that row r needs is in range; else records the first that is not. */
@@ -78,12 +86,19 @@ static void attn_one_tile(const struct attn_args *a, struct attn_tile *t, int ti
         for (int h = head; h < head + a->group; h++)
             attn_tile_add(t, a->q + (size_t)r * row + (size_t)h * (size_t)dim, dim,
                           a->ok[r] ? a->begin[r] : 0, a->ok[r] ? a->end[r] : 0);
-    struct attn_keys keys = {.k = kv_block(pool->k, pool, 0, kv_head),
-                             .v = kv_block(pool->v, pool, 0, kv_head),
-                             .blocks = a->table->blocks +
-                                       (seq_ok ? kv_entry(a->table, a->seq[first], 0) : 0),
-                             .stride = (size_t)pool->n_kv_heads * (size_t)dim * MLL_KV_BLOCK,
-                             .dim = dim};
+    bool narrow = pool->dtype != MLL_DTYPE_F32;
+    float *wide = (float *)((unsigned char *)t + attn_tile_bytes(dim));
+    struct attn_keys keys = {
+        .k = narrow ? wide : kv_block(pool->k, pool, 0, kv_head),
+        .v = narrow ? wide + MLL_ATTN_CHUNK * dim : kv_block(pool->v, pool, 0, kv_head),
+        .widen = narrow ? a->widen : NULL,
+        .dtype = pool->dtype,
+        .narrow_k = kv_bytes(pool->k, pool, 0, kv_head),
+        .narrow_v = kv_bytes(pool->v, pool, 0, kv_head),
+        .narrow_stride = (size_t)pool->n_kv_heads * kv_block_bytes(pool->dtype, dim),
+        .blocks = a->table->blocks + (seq_ok ? kv_entry(a->table, a->seq[first], 0) : 0),
+        .stride = (size_t)pool->n_kv_heads * (size_t)dim * MLL_KV_BLOCK,
+        .dim = dim};
     (last - first == 1 ? a->few : a->form)(t, &keys, a->scale);
     for (int lane = 0; lane < t->lanes; lane++) {
         int r = first + lane / a->group, h = head + lane % a->group;
@@ -96,7 +111,8 @@ static void attn_units(void *arg, size_t begin, size_t end, int thread)
 {
     const struct attn_args *a = arg;
     int dim = a->pool->head_dim;
-    struct attn_tile *t = attn_tile_new(a->memory + (size_t)thread * attn_tile_bytes(dim), dim);
+    struct attn_tile *t =
+        attn_tile_new(a->memory + (size_t)thread * thread_bytes(a->pool->dtype, dim), dim);
     for (size_t i = begin; i < end; i++)
         attn_one_tile(a, t, (int)(i % (size_t)a->n_tiles),
                       (int)(i / (size_t)a->n_tiles) * a->group);
@@ -127,8 +143,9 @@ void attn_cpu(struct mll_exec *ex, float *y, const float *q, const struct kv_poo
                           .group = heads_in_tile(heads / pool->n_kv_heads),
                           .scale = scale,
                           .form = attn_tile_form(ex),
-                          .few = attn_few_form(ex)};
-    a.memory = exec_alloc(ex, (size_t)ex->threads * attn_tile_bytes(pool->head_dim));
+                          .few = attn_few_form(ex),
+                          .widen = SIMD_FORM(ex, attn_widen)};
+    a.memory = exec_alloc(ex, (size_t)ex->threads * thread_bytes(pool->dtype, pool->head_dim));
     a.tile_row = exec_alloc(ex, ((size_t)n + 1) * sizeof(int));
     a.ok = exec_alloc(ex, (size_t)n * sizeof(bool));
     for (int r = 0; r < n; r++)

@@ -17,6 +17,32 @@ enum {
     FEW = ATTN_FEW,
 };
 
+/* ---- narrow keys ----------------------------------------------------------------------------- */
+
+void SIMD(attn_widen)(float *k, float *v, const unsigned char *from_k, const unsigned char *from_v,
+                      enum mll_dtype dtype, int head_dim)
+{
+    int n = MLL_KV_BLOCK * head_dim;
+    if (dtype == MLL_DTYPE_F16) {
+        for (int i = 0; i < n; i += VF) {
+            vf_store(k + i, vf_f16((const uint16_t *)(const void *)from_k + i));
+            vf_store(v + i, vf_f16((const uint16_t *)(const void *)from_v + i));
+        }
+        return;
+    }
+    const float *k_scale = (const float *)(const void *)(from_k + n);
+    const float *v_scale = (const float *)(const void *)(from_v + n);
+    for (int i = 0; i < n; i += VF)
+        vf_store(k + i, vf_mul(vf_i8(from_k + i), vf_load(k_scale + i % MLL_KV_BLOCK)));
+    for (int j = 0; j < MLL_KV_BLOCK; j++, v += head_dim, from_v += head_dim) {
+        int d = 0;
+        for (; d + VF <= head_dim; d += VF)
+            vf_store(v + d, vf_mul(vf_i8(from_v + d), vf_set(v_scale[j])));
+        for (; d < head_dim; d++)
+            v[d] = (float)(int8_t)from_v[d] * v_scale[j];
+    }
+}
+
 /* ---- many lanes ------------------------------------------------------------------------------ */
 
 static const uint8_t no_pads[MLL_ATTN_CHUNK];
@@ -172,6 +198,7 @@ SIMD_INLINE void tile_chunk(struct group *g, const struct attn_keys *keys, float
     to = to < first + MLL_ATTN_CHUNK ? to : first + MLL_ATTN_CHUNK;
     for (int v = 0; v < nv; v++)
         max[v] = g->max[v];
+    attn_widen(keys, from, to);
     tile_scores(max, g, keys, scale, first, from, to, masked, nv);
     tile_shrink(g, max, keys->dim, nv);
     tile_exp(g, keys, first, from, to, masked, nv);
@@ -378,6 +405,7 @@ SIMD_INLINE void few_chunk(struct few *f, float scale, int first, const int nh)
 {
     int from = first > f->begin ? first : f->begin, dim = f->keys->dim;
     int to = first + MLL_ATTN_CHUNK < f->end ? first + MLL_ATTN_CHUNK : f->end;
+    attn_widen(f->keys, from, to);
     for (int b = (from - first) / MLL_KV_BLOCK; b <= (to - 1 - first) / MLL_KV_BLOCK; b++)
         few_scores(f, scale, first, b, nh);
     for (int h = 0; h < nh; h++)

@@ -6,6 +6,7 @@
 #include "attn.h"
 #include "backend.h"
 #include "fmath.h"
+#include "half.h"
 
 /* Rounded up, so that tiles laid side by side stay aligned. */
 static size_t aligned(size_t bytes)
@@ -62,6 +63,22 @@ attn_tile_fn *attn_few_form(const struct mll_exec *ex)
 #undef attn_few_c
 }
 
+void attn_widen_c(float *k, float *v, const unsigned char *from_k, const unsigned char *from_v,
+                  enum mll_dtype dtype, int head_dim)
+{
+    int n = MLL_KV_BLOCK * head_dim;
+    const float *k_scale = (const float *)(const void *)(from_k + n);
+    const float *v_scale = (const float *)(const void *)(from_v + n);
+    for (int i = 0; i < n && dtype == MLL_DTYPE_F16; i++) {
+        k[i] = weight_at(from_k, dtype, (size_t)i);
+        v[i] = weight_at(from_v, dtype, (size_t)i);
+    }
+    for (int i = 0; i < n && dtype == MLL_DTYPE_I8; i++) {
+        k[i] = (float)(int8_t)from_k[i] * k_scale[i % MLL_KV_BLOCK];
+        v[i] = (float)(int8_t)from_v[i] * v_scale[i / head_dim];
+    }
+}
+
 static bool is_seen(const struct attn_tile *t, const struct attn_keys *keys, int lane, int key)
 {
     return key >= t->begin[lane] && key < t->end[lane] &&
@@ -91,6 +108,8 @@ static void lane_chunk(struct attn_tile *t, const struct attn_keys *keys, int la
                        float scale)
 {
     float score[MLL_ATTN_CHUNK];
+    int from = first > t->begin[lane] ? first : t->begin[lane], to = first + MLL_ATTN_CHUNK;
+    attn_widen(keys, from, to < t->end[lane] ? to : t->end[lane]);
     float max = chunk_scores(score, t, keys, lane, first, scale);
     float shrink = fm_exp(t->max[lane] - max);
     t->max[lane] = max;

@@ -157,6 +157,16 @@ void exec_set_phase(struct mll_exec *ex, enum mll_phase phase)
     ex->phase = phase;
 }
 
+enum mll_status exec_set_kv_dtype(struct mll_exec *ex, enum mll_dtype dtype, struct mll_error *err)
+{
+    bool cpu = ex->ops == &op_table_cpu;
+    if (dtype != MLL_DTYPE_F16 && !(cpu && (dtype == MLL_DTYPE_F32 || dtype == MLL_DTYPE_I8)))
+        return mll_fail(err, MLL_ERR_BAD_OPTION, "kv-type: expected %s on %s",
+                        cpu ? "f32, f16 or int8" : "f16", ex->describe);
+    ex->kv_dtype = dtype;
+    return MLL_OK;
+}
+
 enum mll_dtype exec_kv_dtype(const struct mll_exec *ex)
 {
     return ex->kv_dtype;

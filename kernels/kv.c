@@ -1,9 +1,11 @@
 /* kv.c - storing keys and values in paged KV memory on the CPU.  Contract: kernels/ops.h.
  * A key goes into its block as a column, (head_dim, MLL_KV_BLOCK), a value as a row. A unit of work
  * is a head of all rows, in their order: of two rows for one position the later one stays. */
+#include <math.h>
 #include <string.h>
 
 #include "backend.h"
+#include "half.h"
 #include "kv.h"
 #include "par.h"
 
@@ -37,6 +39,37 @@ static int64_t block_of(const struct kv_append_args *a, size_t r)
     return table->blocks[entry];
 }
 
+/* One head's row into its block, elements `step` apart: a key's lie in a column, a value's in a
+ * row. */
+static void store_row(unsigned char *block, const float *x, enum mll_dtype dtype, size_t dim,
+                      size_t slot, bool is_key)
+{
+    size_t first = is_key ? slot : slot * dim, step = is_key ? MLL_KV_BLOCK : 1;
+    float max = 0;
+    if (dtype == MLL_DTYPE_F16) {
+        for (size_t d = 0; d < dim; d++) {
+            uint16_t h = f16_from_f32(x[d]);
+            memcpy(block + 2 * (first + d * step), &h, sizeof h);
+        }
+        return;
+    }
+    for (size_t d = 0; d < dim; d++)
+        max = fabsf(x[d]) > max ? fabsf(x[d]) : max;
+    float scale = max / 127, inverse = max > 0 ? 127 / max : 0;
+    for (size_t d = 0; d < dim; d++)
+        block[first + d * step] = (unsigned char)(int8_t)rintf(x[d] * inverse);
+    memcpy(block + dim * MLL_KV_BLOCK + slot * sizeof scale, &scale, sizeof scale);
+}
+
+static void append_narrow(const struct kv_append_args *a, size_t r, int64_t block, int head)
+{
+    const struct kv_pool *pool = a->pool;
+    size_t dim = (size_t)pool->head_dim, slot = (size_t)(a->pos[r] % MLL_KV_BLOCK);
+    size_t row = (r * (size_t)pool->n_kv_heads + (size_t)head) * dim;
+    store_row(kv_bytes(pool->k, pool, block, head), a->k + row, pool->dtype, dim, slot, true);
+    store_row(kv_bytes(pool->v, pool, block, head), a->v + row, pool->dtype, dim, slot, false);
+}
+
 static void append_heads(void *arg, size_t begin, size_t end, int thread)
 {
     const struct kv_append_args *a = arg;
@@ -46,6 +79,10 @@ static void append_heads(void *arg, size_t begin, size_t end, int thread)
         int64_t block = block_of(a, r);
         size_t slot = (size_t)(a->pos[r] % MLL_KV_BLOCK);
         for (size_t h = begin; block >= 0 && h < end; h++) {
+            if (a->pool->dtype != MLL_DTYPE_F32) {
+                append_narrow(a, r, block, (int)h);
+                continue;
+            }
             const float *k = a->k + (r * heads + h) * dim;
             float *to = kv_block(a->pool->k, a->pool, block, (int)h) + slot;
             for (size_t d = 0; d < dim; d++)

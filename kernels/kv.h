@@ -4,6 +4,15 @@
 
 #include "ops.h"
 
+/* A block of one head: head_dim * MLL_KV_BLOCK elements; of I8 behind them MLL_KV_BLOCK float32
+ * scales, one a position. */
+static inline unsigned char *kv_bytes(void *base, const struct kv_pool *pool, int64_t block,
+                                      int head)
+{
+    size_t one = kv_block_bytes(pool->dtype, pool->head_dim);
+    return (unsigned char *)base + ((size_t)block * (size_t)pool->n_kv_heads + (size_t)head) * one;
+}
+
 /* The (head_dim, MLL_KV_BLOCK) keys or (MLL_KV_BLOCK, head_dim) values of one head of a block. */
 static inline float *kv_block(void *base, const struct kv_pool *pool, int64_t block, int head)
 {

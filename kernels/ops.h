@@ -153,8 +153,11 @@ void exec_trim(struct mll_exec *ex);
  * Results within a family do not depend on how many rows there are. The CPU has one family. */
 enum mll_phase { MLL_PREFILL = 0, MLL_DECODE };
 void exec_set_phase(struct mll_exec *ex, enum mll_phase phase);
-/* The type of the elements of KV pools. */
+/* The type of the elements of KV pools: float32 on the CPU, fp16 on a GPU, unless it was set. Set
+ * before the first size is asked for; MLL_ERR_BAD_OPTION for what the backend does not have (the
+ * CPU has F32, F16 and I8, a GPU F16). */
 enum mll_dtype exec_kv_dtype(const struct mll_exec *ex);
+enum mll_status exec_set_kv_dtype(struct mll_exec *ex, enum mll_dtype dtype, struct mll_error *err);
 
 /* Where the ops that follow stand, for messages: a stage's name, which is borrowed, and a layer, -1
  * for none. */
@@ -246,6 +249,16 @@ void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *
  * Blocks are zeroed before their first use. The same pool form serves self and cross attention. */
 #define MLL_KV_BLOCK   16
 #define MLL_ATTN_CHUNK 64
+
+/* Narrow types on the CPU: F16 in the same places; I8 as round(x / scale), scale = max |x| / 127 of
+ * a position and head, behind the block's elements. */
+static inline size_t kv_block_bytes(enum mll_dtype dtype, int head_dim)
+{
+    size_t n = (size_t)head_dim * MLL_KV_BLOCK; /* elements of one head's block of k or v */
+    return dtype == MLL_DTYPE_F32   ? n * sizeof(float)
+           : dtype == MLL_DTYPE_F16 ? n * 2
+                                    : n + MLL_KV_BLOCK * sizeof(float);
+}
 
 struct kv_pool {
     void *k, *v;

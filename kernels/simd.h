@@ -136,6 +136,12 @@ SIMD_INLINE vf vf_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
+/* Signed bytes. */
+SIMD_INLINE vf vf_i8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
 #else
 
 #define VF         8
@@ -260,6 +266,11 @@ SIMD_INLINE vf vf_bf16(const uint16_t *p)
 SIMD_INLINE vf vf_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+SIMD_INLINE vf vf_i8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
 #endif

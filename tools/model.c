@@ -128,7 +128,8 @@ void model_options(struct mll_options *options, const struct args *args,
                              .max_images = args->max_images,
                              .compute_bf16 = args->compute && strcmp(args->compute, "bf16") == 0,
                              .no_mmap = args->no_mmap,
-                             .isa = args->isa};
+                             .isa = args->isa,
+                             .kv_type = args->kv_type};
     for (size_t i = 0; args->reference && i < 3; i++)
         if (strcmp(args->reference, references[i]) == 0)
             options->reference = (enum mll_reference)i;

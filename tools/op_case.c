@@ -95,8 +95,7 @@ static size_t kv_blocks(const struct op_shape *s)
 
 static size_t pool_bytes(const struct mll_exec *ex, const struct op_shape *s, int n_copies)
 {
-    size_t element = exec_kv_dtype(ex) == MLL_DTYPE_F32 ? 4 : 2;
-    return kv_blocks(s) * (size_t)n_copies * KV_HEADS * MLL_KV_BLOCK * (size_t)s->cols * element;
+    return kv_blocks(s) * (size_t)n_copies * KV_HEADS * kv_block_bytes(exec_kv_dtype(ex), s->cols);
 }
 
 size_t op_case_scratch(const struct mll_exec *ex, const struct op_shape *s, int n_copies)

@@ -90,7 +90,8 @@ const struct option_row option_table[] = {
     {"quant", 0, OPT_CHOICE, AT(quant), BIT(CMD_BENCH), "nf4|nf4-dq|int8", "of --synthetic", 0, 0},
     {"quant", 0, OPT_LATER, 0, OPENS & ~BIT(CMD_BENCH), "nf4|int8",
      "weights are used as they are stored", 0, 0},
-    {"kv-type", 0, OPT_LATER, 0, OPENS, "f32|f16|int8", "the KV cache is float32", 0, 0},
+    {"kv-type", 0, OPT_CHOICE, AT(kv_type), OPENS, "f32|f16|int8",
+     "of the KV cache (default: f32 on the CPU, f16 on a GPU)", 0, 0},
 
     {"max-new-tokens", 'n', OPT_INT, AT(max_new_tokens), RUNS, "N", "longest answer (default 512)",
      0, 16777216},

@@ -42,7 +42,7 @@ struct args {
     bool help, version, json, verbose;
 
     /* model */
-    const char *model, *device, *reference, *compute, *isa;
+    const char *model, *device, *reference, *compute, *isa, *kv_type;
     int threads, ctx_size, prefill_chunk, max_images;
     uint64_t max_memory;
     bool no_mmap;
