@@ -21,20 +21,54 @@ struct dec_scratch {
     float *gate, *up; /* (n, intermediate) */
 };
 
-/* x = down(silu(gate(norm(h))) * up(norm(h))) for the first n rows. */
-static void dec_mlp(struct mll_engine *e, const struct dec_scratch *s, const struct text_layer *w,
-                    int n)
+/* A half of a layer whose output, in s->x, is not yet added to the residual stream: the next norm
+ * does that in the same pass. */
+struct dec_pending {
+    int n; /* rows; 0: none */
+    const struct mat *gate;
+    const float *row_scale;
+};
+
+/* Adds what is pending to rows [first, p->n). */
+static void dec_add(struct mll_engine *e, const struct dec_scratch *s, const struct dec_pending *p,
+                    int first)
+{
+    int dim = e->cfg.text.hidden_size;
+    size_t at = (size_t)first * (size_t)dim;
+    if (p->n > first)
+        op_add_gated(e->exec, s->h + at, s->x + at, p->gate,
+                     p->row_scale ? p->row_scale + first : NULL, p->n - first, dim);
+}
+
+/* h += what is pending, x = norm(h) for the first n rows. */
+static void dec_norm(struct mll_engine *e, const struct dec_scratch *s, struct dec_pending *p,
+                     const struct mat *w, int n)
 {
     const struct cfg_text *t = &e->cfg.text;
-    op_rmsnorm(e->exec, s->x, s->h, &w->post_norm, n, t->hidden_size, t->rms_norm_eps);
+    int dim = t->hidden_size, both = p->n < n ? p->n : n;
+    size_t at = (size_t)both * (size_t)dim;
+    dec_add(e, s, p, both);
+    if (n > both)
+        op_rmsnorm(e->exec, s->x + at, s->h + at, w, n - both, dim, t->rms_norm_eps);
+    if (both > 0)
+        op_add_rmsnorm(e->exec, s->x, s->h, s->x, p->gate, p->row_scale, w, both, dim,
+                       t->rms_norm_eps);
+    p->n = 0;
+}
+
+/* x = down(silu(gate(norm(h))) * up(norm(h))) for the first n rows. */
+static void dec_mlp(struct mll_engine *e, const struct dec_scratch *s, struct dec_pending *p,
+                    const struct text_layer *w, int n)
+{
+    dec_norm(e, s, p, &w->post_norm, n);
     op_matmul(e->exec, s->gate, s->x, &w->gate, NULL, n);
     op_matmul(e->exec, s->up, s->x, &w->up, NULL, n);
-    op_silu_mul(e->exec, s->gate, s->gate, s->up, (size_t)n * (size_t)t->intermediate_size);
+    op_silu_mul(e->exec, s->gate, s->gate, s->up, n, e->cfg.text.intermediate_size);
     op_matmul(e->exec, s->x, s->gate, &w->down, NULL, n);
 }
 
-static void self_layer(struct mll_engine *e, const struct dec_scratch *s, int layer,
-                       const struct batch *b)
+static void self_layer(struct mll_engine *e, const struct dec_scratch *s, struct dec_pending *p,
+                       int layer, const struct batch *b)
 {
     const struct cfg_text *t = &e->cfg.text;
     const struct text_layer *w = &e->weights->layers[layer];
@@ -42,7 +76,7 @@ static void self_layer(struct mll_engine *e, const struct dec_scratch *s, int la
     struct mll_exec *ex = e->exec;
     float scale = 1.0f / sqrtf((float)t->head_dim);
 
-    op_rmsnorm(ex, s->x, s->h, &w->input_norm, b->n, t->hidden_size, t->rms_norm_eps);
+    dec_norm(e, s, p, &w->input_norm, b->n);
     op_matmul(ex, s->q, s->x, &w->q, NULL, b->n);
     op_matmul(ex, s->k, s->x, &w->k, NULL, b->n);
     op_matmul(ex, s->v, s->x, &w->v, NULL, b->n);
@@ -52,13 +86,13 @@ static void self_layer(struct mll_engine *e, const struct dec_scratch *s, int la
     op_attn(ex, s->attn, s->q, pool, &e->text_table, b->slot, b->zero, b->end, b->n, t->heads,
             scale);
     op_matmul(ex, s->x, s->attn, &w->o, NULL, b->n);
-    op_add(ex, s->h, s->h, s->x, (size_t)b->n * (size_t)t->hidden_size);
-    dec_mlp(e, s, w, b->n);
-    op_add(ex, s->h, s->h, s->x, (size_t)b->n * (size_t)t->hidden_size);
+    *p = (struct dec_pending){.n = b->n};
+    dec_mlp(e, s, p, w, b->n);
+    *p = (struct dec_pending){.n = b->n};
 }
 
-static void cross_layer(struct mll_engine *e, const struct dec_scratch *s, int layer,
-                        const struct batch *b)
+static void cross_layer(struct mll_engine *e, const struct dec_scratch *s, struct dec_pending *p,
+                        int layer, const struct batch *b)
 {
     const struct cfg_text *t = &e->cfg.text;
     const struct text_layer *w = &e->weights->layers[layer];
@@ -68,24 +102,27 @@ static void cross_layer(struct mll_engine *e, const struct dec_scratch *s, int l
     if (n == 0)
         return;
 
-    op_rmsnorm(ex, s->x, s->h, &w->input_norm, n, t->hidden_size, t->rms_norm_eps);
+    dec_norm(e, s, p, &w->input_norm, n);
     op_matmul(ex, s->q, s->x, &w->q, NULL, n);
     op_rmsnorm(ex, s->q, s->q, &w->q_norm, n * t->heads, t->head_dim, t->rms_norm_eps);
     op_attn(ex, s->attn, s->q, &e->pools[layer], &e->image_table, b->slot, b->cross_begin,
             b->cross_end, n, t->heads, scale);
     op_matmul(ex, s->x, s->attn, &w->o, NULL, n);
-    op_add_gated(ex, s->h, s->x, &w->attn_gate, b->attn_scale, n, t->hidden_size);
-    dec_mlp(e, s, w, n);
-    op_add_gated(ex, s->h, s->x, &w->mlp_gate, b->mlp_scale, n, t->hidden_size);
+    *p = (struct dec_pending){n, &w->attn_gate, b->attn_scale};
+    dec_mlp(e, s, p, w, n);
+    *p = (struct dec_pending){n, &w->mlp_gate, b->mlp_scale};
 }
 
-static void trace_hidden(struct mll_engine *e, const float *h, int layer, int n)
+static void trace_hidden(struct mll_engine *e, const struct dec_scratch *s, struct dec_pending *p,
+                         int layer, int n)
 {
     char name[32];
     if (!eng_tracing(e))
         return;
+    dec_add(e, s, p, 0);
+    p->n = 0;
     snprintf(name, sizeof name, "hidden.%d", layer);
-    e->trace.rows(e->trace.user, e->exec, name, h, (size_t)n, (size_t)e->cfg.text.hidden_size);
+    e->trace.rows(e->trace.user, e->exec, name, s->h, (size_t)n, (size_t)e->cfg.text.hidden_size);
 }
 
 static void scratch_alloc(struct dec_scratch *s, struct mll_exec *ex, const struct cfg_text *t,
@@ -150,16 +187,18 @@ enum mll_status decoder_run(struct mll_engine *engine, const struct batch *batch
 
     op_gather_rows(ex, s.h, &engine->weights->embed_tokens, batch->ids, batch->n);
     enum mll_status status = MLL_OK;
+    struct dec_pending pending = {0};
     for (int i = 0; i < t->layers && status == MLL_OK; i++) {
         exec_label(ex, "decoder", i);
         if (t->is_cross[i])
-            cross_layer(engine, &s, i, batch);
+            cross_layer(engine, &s, &pending, i, batch);
         else
-            self_layer(engine, &s, i, batch);
-        trace_hidden(engine, s.h, i, batch->n);
+            self_layer(engine, &s, &pending, i, batch);
+        trace_hidden(engine, &s, &pending, i, batch->n);
         if (any_cancelled(cancelled, n_cancelled))
             status = mll_fail(err, MLL_ERR_CANCELLED, "cancelled in decoder layer %d", i);
     }
+    dec_add(engine, &s, &pending, 0);
     if (status == MLL_OK)
         dec_logits(engine, &s, batch);
     exec_release(ex, mark);

@@ -47,7 +47,7 @@ static void vis_mlp(const struct tower *t, float *x, const struct vision_layer *
     float *wide = exec_alloc(t->ex, arena_floats((size_t)v->rows, (size_t)v->intermediate_size));
     for (int i = 0; i < v->max_tiles; i++) {
         op_matmul(t->ex, wide, t->norm + i * tile, &w->fc1_w, &w->fc1_b, v->rows);
-        op_gelu(t->ex, wide, wide, (size_t)v->rows * (size_t)v->intermediate_size);
+        op_gelu(t->ex, wide, wide, v->rows, v->intermediate_size);
         op_matmul(t->ex, t->buffers + i * tile, wide, &w->fc2_w, &w->fc2_b, v->rows);
     }
     exec_release(t->ex, mark);

@@ -23,8 +23,10 @@ extern "C" {
     X(add, float *y, const float *x, const float *z, size_t n)                                     \
     X(add_gated, float *y, const float *x, const struct mat *gate, const float *row_scale,         \
       int rows, int dim)                                                                           \
-    X(silu_mul, float *y, const float *gate, const float *up, size_t n)                            \
-    X(gelu, float *y, const float *x, size_t n)                                                    \
+    X(add_rmsnorm, float *y, float *h, const float *x, const struct mat *gate,                     \
+      const float *row_scale, const struct mat *w, int rows, int dim, float eps)                   \
+    X(silu_mul, float *y, const float *gate, const float *up, int rows, int dim)                   \
+    X(gelu, float *y, const float *x, int rows, int dim)                                           \
     X(matmul, float *y, const float *x, const struct mat *w, const struct mat *bias, int n)        \
     X(rope, float *x, const int32_t *pos, const float *inv_freq, int n, int heads, int head_dim)   \
     X(kv_append, struct kv_pool *pool, const float *k, const float *v,                             \

@@ -47,14 +47,17 @@ void add_cpu(struct mll_exec *ex, float *y, const float *x, const float *z, size
     par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 
-void silu_mul_cpu(struct mll_exec *ex, float *y, const float *gate, const float *up, size_t n)
+void silu_mul_cpu(struct mll_exec *ex, float *y, const float *gate, const float *up, int rows,
+                  int dim)
 {
+    size_t n = (size_t)rows * (size_t)dim;
     struct elementwise_args a = {y, gate, up, SIMD_FORM(ex, silu_mul_span)};
     par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 
-void gelu_cpu(struct mll_exec *ex, float *y, const float *x, size_t n)
+void gelu_cpu(struct mll_exec *ex, float *y, const float *x, int rows, int dim)
 {
+    size_t n = (size_t)rows * (size_t)dim;
     struct elementwise_args a = {y, x, NULL, SIMD_FORM(ex, gelu_span)};
     par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
 }

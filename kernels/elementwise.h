@@ -4,8 +4,6 @@
 
 #include <stddef.h>
 
-#define GELU_SQRT_HALF 0x1.6a09e6p-1f
-
 /* Elements [0, n); z is unused by gelu. */
 typedef void span_fn(float *y, const float *x, const float *z, size_t n);
 

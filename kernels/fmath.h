@@ -30,21 +30,33 @@
 #define FM_EXP_1 0x1.555554p-3f
 
 /* erf(x) / x in x^2 for |x| <= 1; log(erfc(a)) in a for 1 < a <= 4, beyond which erf rounds to 1 */
-#define FM_ERF_6  0x1.496a30p-14f
-#define FM_ERF_5  -0x1.a3f700p-11f
-#define FM_ERF_4  0x1.5405b2p-8f
-#define FM_ERF_3  -0x1.b7f90ep-6f
-#define FM_ERF_2  0x1.ce2cf8p-4f
-#define FM_ERF_1  -0x1.81273ep-2f
-#define FM_ERF_0  0x1.20dd74p+0f
-#define FM_ERFC_7 -0x1.6bd66ap-16f
-#define FM_ERFC_6 0x1.cec4ecp-12f
-#define FM_ERFC_5 -0x1.138c68p-8f
-#define FM_ERFC_4 0x1.9d02cap-6f
-#define FM_ERFC_3 -0x1.bc1500p-4f
-#define FM_ERFC_2 -0x1.44356ap-1f
-#define FM_ERFC_1 -0x1.212c0cp+0f
-#define FM_ERFC_0 0x1.8a52cap-13f
+#define FM_ERF_6       0x1.496a30p-14f
+#define FM_ERF_5       -0x1.a3f700p-11f
+#define FM_ERF_4       0x1.5405b2p-8f
+#define FM_ERF_3       -0x1.b7f90ep-6f
+#define FM_ERF_2       0x1.ce2cf8p-4f
+#define FM_ERF_1       -0x1.81273ep-2f
+#define FM_ERF_0       0x1.20dd74p+0f
+#define FM_ERFC_7      -0x1.6bd66ap-16f
+#define FM_ERFC_6      0x1.cec4ecp-12f
+#define FM_ERFC_5      -0x1.138c68p-8f
+#define FM_ERFC_4      0x1.9d02cap-6f
+#define FM_ERFC_3      -0x1.bc1500p-4f
+#define FM_ERFC_2      -0x1.44356ap-1f
+#define FM_ERFC_1      -0x1.212c0cp+0f
+#define FM_ERFC_0      0x1.8a52cap-13f
+
+#define GELU_SQRT_HALF 0x1.6a09e6p-1f
+
+/* A product that no compiler fuses with a sum behind it. */
+MLL_HD static inline float fm_mul(float x, float y)
+{
+#ifdef __CUDA_ARCH__
+    return __fmul_rn(x, y);
+#else
+    return x * y;
+#endif
+}
 
 MLL_HD static inline float fm_exp(float x)
 {
@@ -64,7 +76,7 @@ MLL_HD static inline float fm_exp(float x)
     /* 2^n in two halves, for n reaches from -150 to 128; the first product is exact */
     uint32_t k = f32_to_bits(t) - f32_to_bits(FM_ROUND) + 256u;
     uint32_t half = k >> 1;
-    return p * f32_from_bits((half - 1u) << 23) * f32_from_bits((k - half - 1u) << 23);
+    return fm_mul(p * f32_from_bits((half - 1u) << 23), f32_from_bits((k - half - 1u) << 23));
 }
 
 MLL_HD static inline float fm_erf(float x)
@@ -77,7 +89,7 @@ MLL_HD static inline float fm_erf(float x)
     p = fmaf(p, u, FM_ERF_2);
     p = fmaf(p, u, FM_ERF_1);
     p = fmaf(p, u, FM_ERF_0);
-    float near_zero = x * p;
+    float near_zero = fm_mul(x, p);
 
     a = 4.0f < a ? 4.0f : a;
     float q = fmaf(FM_ERFC_7, a, FM_ERFC_6);

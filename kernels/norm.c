@@ -61,6 +61,14 @@ void rmsnorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat
     par_for(exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
 }
 
+void add_rmsnorm_cpu(struct mll_exec *ex, float *y, float *h, const float *x,
+                     const struct mat *gate, const float *row_scale, const struct mat *w, int rows,
+                     int dim, float eps)
+{
+    add_gated_cpu(ex, h, x, gate, row_scale, rows, dim);
+    rmsnorm_cpu(ex, y, h, w, rows, dim, eps);
+}
+
 void layernorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                    const struct mat *b, int rows, int dim, float eps)
 {

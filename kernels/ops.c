@@ -189,20 +189,34 @@ void op_add_gated(struct mll_exec *ex, float *y, const float *x, const struct ma
     ex->ops->add_gated(ex, y, x, gate, row_scale, rows, dim);
 }
 
-void op_silu_mul(struct mll_exec *ex, float *y, const float *gate, const float *up, size_t n)
+void op_add_rmsnorm(struct mll_exec *ex, float *y, float *h, const float *x, const struct mat *gate,
+                    const float *row_scale, const struct mat *w, int rows, int dim, float eps)
 {
-    if (n == 0)
+    CHECK(rows >= 0 && dim > 0 && is_vector(w, dim) && (gate == NULL || is_scalar(gate)),
+          "rows %d, dim %d", rows, dim);
+    if (rows == 0)
         return;
-    CHECK(y != NULL && gate != NULL && up != NULL, "n %zu", n);
-    ex->ops->silu_mul(ex, y, gate, up, n);
+    CHECK(y != NULL && h != NULL && x != NULL, "rows %d, dim %d", rows, dim);
+    ex->ops->add_rmsnorm(ex, y, h, x, gate, row_scale, w, rows, dim, eps);
 }
 
-void op_gelu(struct mll_exec *ex, float *y, const float *x, size_t n)
+void op_silu_mul(struct mll_exec *ex, float *y, const float *gate, const float *up, int rows,
+                 int dim)
 {
-    if (n == 0)
+    CHECK(rows >= 0 && dim > 0, "rows %d, dim %d", rows, dim);
+    if (rows == 0)
         return;
-    CHECK(y != NULL && x != NULL, "n %zu", n);
-    ex->ops->gelu(ex, y, x, n);
+    CHECK(y != NULL && gate != NULL && up != NULL, "rows %d, dim %d", rows, dim);
+    ex->ops->silu_mul(ex, y, gate, up, rows, dim);
+}
+
+void op_gelu(struct mll_exec *ex, float *y, const float *x, int rows, int dim)
+{
+    CHECK(rows >= 0 && dim > 0, "rows %d, dim %d", rows, dim);
+    if (rows == 0)
+        return;
+    CHECK(y != NULL && x != NULL, "rows %d, dim %d", rows, dim);
+    ex->ops->gelu(ex, y, x, rows, dim);
 }
 
 /* ---- matmul ---------------------------------------------------------------------------------- */

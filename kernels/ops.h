@@ -226,10 +226,15 @@ void op_add(struct mll_exec *ex, float *y, const float *x, const float *z, size_
  * (rows) or NULL for 1.  HF: cross_attn_attn_gate, gate_attn and their likes */
 void op_add_gated(struct mll_exec *ex, float *y, const float *x, const struct mat *gate,
                   const float *row_scale, int rows, int dim);
-/* y[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)).  y may be gate or up. */
-void op_silu_mul(struct mll_exec *ex, float *y, const float *gate, const float *up, size_t n);
-/* y = 0.5 x (1 + erf(x / sqrt 2)).  y may be x. */
-void op_gelu(struct mll_exec *ex, float *y, const float *x, size_t n);
+/* op_add_gated of x to h, then y = op_rmsnorm of h, with their bits.  y may be x.
+ * HF: a residual and the norm behind it */
+void op_add_rmsnorm(struct mll_exec *ex, float *y, float *h, const float *x, const struct mat *gate,
+                    const float *row_scale, const struct mat *w, int rows, int dim, float eps);
+/* y = silu(gate) * up, silu(x) = x / (1 + exp(-x)).  (rows, dim); y may be gate or up. */
+void op_silu_mul(struct mll_exec *ex, float *y, const float *gate, const float *up, int rows,
+                 int dim);
+/* y = 0.5 x (1 + erf(x / sqrt 2)).  (rows, dim); y may be x. */
+void op_gelu(struct mll_exec *ex, float *y, const float *x, int rows, int dim);
 
 /* ---- matmul ---------------------------------------------------------------------------------- */
 

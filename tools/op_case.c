@@ -235,7 +235,7 @@ void op_case_call(const struct op_case *c, int copy)
         op_rmsnorm(c->ex, c->y, c->x, &c->w[copy], s->n, s->cols, 1e-5f);
         break;
     case CASE_SILU_MUL:
-        op_silu_mul(c->ex, c->y, c->x, c->x + one, one);
+        op_silu_mul(c->ex, c->y, c->x, c->x + one, s->n, s->cols);
         break;
     case CASE_ADD:
         op_add(c->ex, c->y, c->x, c->x + one, one);

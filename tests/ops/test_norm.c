@@ -15,6 +15,8 @@ static const struct norm_case {
     {3, 31, MLL_DTYPE_F16, 2, 1e-5f, false},  {7, 80, MLL_DTYPE_BF16, 0, 1e-5f, true},
     {5, 129, MLL_DTYPE_F32, 3, 1e-5f, false}, {2, 4096, MLL_DTYPE_BF16, 0, 1e-5f, false},
     {3, 1283, MLL_DTYPE_F16, 1, 0.5f, true},  {27, 1280, MLL_DTYPE_BF16, 0, 1e-5f, false},
+    {9, 128, MLL_DTYPE_BF16, 0, 1e-5f, true}, {1, 8192, MLL_DTYPE_F32, 0, 1e-5f, false},
+    {1, 8196, MLL_DTYPE_F16, 0, 1e-5f, true}, {2, 4100, MLL_DTYPE_BF16, 0, 1e-5f, false},
 };
 
 static double weight(const struct mat *m, int i)
@@ -104,6 +106,107 @@ Test(op_layernorm, equals_the_formula_on_every_exec)
 {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         check_norm(&cases[i], true);
+}
+
+/* ---- behind a residual ----------------------------------------------------------------------- */
+
+static void check_add_rmsnorm(struct mll_exec *ex, const struct norm_case *c, bool gated)
+{
+    size_t n = (size_t)(c->rows * c->dim), bytes = n * sizeof(float);
+    float *h = op_floats(n, 5, 3), *x = op_floats(n, 6, 2), *fused = op_floats(n, 7, 1);
+    float *fused_h = op_floats(n, 5, 3), *row_scale = op_floats((size_t)c->rows, 8, 1);
+    float gate_value = 0.7f;
+    struct mat w = op_mat(1, c->dim, c->dtype, c->offset, 8, 2);
+    struct mat gate = {.data = &gate_value, .dtype = MLL_DTYPE_F32, .rows = 1, .cols = 1};
+    struct mat dw = op_weight(ex, &w, WEIGHT_VECTOR), dg = op_weight(ex, &gate, WEIGHT_VECTOR);
+    const float *scale = gated ? op_dev(ex, row_scale, (size_t)c->rows * sizeof *row_scale) : NULL;
+    float *dh = op_dev(ex, h, bytes), *dx = op_dev(ex, x, bytes), *fh = op_dev(ex, fused_h, bytes);
+    float *fy = op_dev(ex, fused, bytes);
+    exec_upload(ex, fy, x, bytes);
+    op_add_rmsnorm(ex, fy, fh, c->in_place ? fy : dx, gated ? &dg : NULL, scale, &dw, c->rows,
+                   c->dim, c->eps);
+    op_add_gated(ex, dh, dx, gated ? &dg : NULL, scale, c->rows, c->dim);
+    op_rmsnorm(ex, dx, dh, &dw, c->rows, c->dim, c->eps);
+    op_back(ex, h, dh, bytes);
+    op_back(ex, x, dx, bytes);
+    op_back(ex, fused, fy, bytes);
+    op_back(ex, fused_h, fh, bytes);
+    cr_expect(op_first_difference(fused_h, h, n) == n && op_first_difference(fused, x, n) == n,
+              "%s, %dx%d: not the bits of add and norm", exec_describe(ex), c->rows, c->dim);
+    free(h);
+    free(x);
+    free(fused);
+    free(fused_h);
+    free(row_scale);
+    op_mat_free(&w, c->offset);
+}
+
+Test(op_add_rmsnorm, has_the_bits_of_add_gated_and_rmsnorm)
+{
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 0)) != NULL)
+        for (size_t i = 0; i < 2 * (sizeof cases / sizeof cases[0]); i++)
+            check_add_rmsnorm(ex, &cases[i / 2], i % 2);
+}
+
+/* ---- in front of a matmul -------------------------------------------------------------------- */
+
+enum producer { RMSNORM, ADD_RMSNORM, LAYERNORM, SILU_MUL, GELU, PRODUCERS };
+
+static void produce(struct mll_exec *ex, enum producer p, float *y, float *x, const struct mat *w,
+                    int rows, int dim)
+{
+    if (p == RMSNORM)
+        op_rmsnorm(ex, y, x, w, rows, dim, 1e-5f);
+    else if (p == ADD_RMSNORM)
+        op_add_rmsnorm(ex, y, x, y, NULL, NULL, w, rows, dim, 1e-5f);
+    else if (p == LAYERNORM)
+        op_layernorm(ex, y, x, w, w, rows, dim, 1e-5f);
+    else if (p == SILU_MUL)
+        op_silu_mul(ex, y, x, y, rows, dim);
+    else
+        op_gelu(ex, y, x, rows, dim);
+}
+
+/* On a GPU the matmul takes the half form that the producer left, or makes its own. */
+static void check_half_form(struct mll_exec *ex, enum producer p, int rows, int dim)
+{
+    enum { OUT = 5 };
+    size_t n = (size_t)(rows * dim), n_out = (size_t)(rows * OUT);
+    float *x = op_floats(n, 3, 2), *y = op_floats(n, 4, 2);
+    float *kept = op_floats(n_out, 1, 1), *made = op_floats(n_out, 2, 1);
+    struct mat norm = op_mat(1, dim, MLL_DTYPE_F32, 0, 5, 1);
+    struct mat weight = op_mat(OUT, dim, MLL_DTYPE_BF16, 0, 6, 1);
+    struct mat dn = op_weight(ex, &norm, WEIGHT_VECTOR);
+    struct mat dw = op_weight(ex, &weight, WEIGHT_MATRIX);
+    float *dx = op_dev(ex, x, n * sizeof *x), *dy = op_dev(ex, y, n * sizeof *y);
+    float *d_kept = op_dev(ex, kept, n_out * sizeof *kept);
+    float *d_made = op_dev(ex, made, n_out * sizeof *made);
+    float *other = exec_alloc(ex, sizeof *other);
+    produce(ex, p, dy, dx, &dn, rows, dim);
+    op_matmul(ex, d_kept, dy, &dw, NULL, rows);
+    op_add(ex, other, dx, dx, 1); /* forgets the half form */
+    op_matmul(ex, d_made, dy, &dw, NULL, rows);
+    op_back(ex, kept, d_kept, n_out * sizeof *kept);
+    op_back(ex, made, d_made, n_out * sizeof *made);
+    cr_expect(op_first_difference(kept, made, n_out) == n_out, "%s, producer %d, %dx%d",
+              exec_describe(ex), (int)p, rows, dim);
+    free(x);
+    free(y);
+    free(kept);
+    free(made);
+    op_mat_free(&norm, 0);
+    op_mat_free(&weight, 0);
+}
+
+Test(op_matmul, takes_what_a_norm_or_activation_left_as_if_it_had_made_it)
+{
+    static const int dims[] = {64, 68, 128, 4160};
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 1 << 20)) != NULL)
+        for (int p = 0; p < PRODUCERS; p++)
+            for (int d = 0; d < 4; d++)
+                check_half_form(ex, (enum producer)p, 1 + d % 3, dims[d]);
 }
 
 Test(op_rmsnorm, a_zero_row_stays_zero)
