@@ -111,12 +111,12 @@ if [ -z "$only" ]; then
     operations=$(cat OPERATIONS)
     # shellcheck disable=SC2086
     step "op tables" 120 sh "$programs" $variant $operations
-    step "end to end" 120 sh "$programs" $variant test_gpu
+    step "end to end" 120 sh "$programs" $variant test_gpu test_gpu_engine
     # a bundle made on a machine with a V100, or running on one, has or needs no other code
     if [ $variant != bin-sm70 ]; then
         # shellcheck disable=SC2086
         step "op tables, code of sm_70" 120 sh "$programs" bin-volta $operations
-        step "end to end, code of sm_70" 60 sh "$programs" bin-volta test_gpu
+        step "end to end, code of sm_70" 60 sh "$programs" bin-volta test_gpu test_gpu_engine
     fi
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     for tool in memcheck racecheck synccheck initcheck; do

@@ -1,5 +1,6 @@
 /* cmd_info.c - version, commit, compiler, CPU features, devices, libraries, the embedded model. */
 #include "jsonout.h"
+#include "ops.h"
 #include "tool.h"
 #include "version.h"
 
@@ -7,6 +8,7 @@
 #include <png.h>
 #include <stdio.h>
 #include <sched.h>
+#include <string.h>
 #include <unistd.h>
 
 #if defined(__clang__)
@@ -41,6 +43,51 @@ static int usable_cores(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+/* Each word of the list of architectures. */
+static void put_architectures(struct jw *w)
+{
+    const char *at = exec_cuda_architectures();
+    jw_array(w, "cuda_architectures");
+    for (size_t n; *at; at += n + (at[n] == ' ')) {
+        n = strcspn(at, " ");
+        jw_string_n(w, NULL, at, n);
+    }
+    jw_end(w, ']');
+}
+
+static void put_devices(struct jw *w)
+{
+    struct exec_device device;
+    jw_array(w, "devices");
+    jw_string(w, NULL, "cpu");
+    for (int i = 0; i < exec_cuda_devices(); i++) {
+        char text[160];
+        if (exec_cuda_device(&device, i, NULL) != MLL_OK)
+            continue;
+        snprintf(text, sizeof text, "cuda:%d %s", i, device.name);
+        jw_string(w, NULL, text);
+    }
+    jw_end(w, ']');
+}
+
+static void print_cuda(void)
+{
+    struct exec_device device;
+    struct mll_error err;
+    const char *built_for = exec_cuda_architectures();
+    printf("CUDA          %s%s\n", *built_for ? "built for sm " : "not in this build", built_for);
+    enum mll_status status = exec_cuda_device(&device, 0, &err);
+    if (*built_for && status != MLL_OK)
+        printf("devices       cpu; %s\n", err.message);
+    else
+        printf("devices       cpu\n");
+    for (int i = 0; i < exec_cuda_devices(); i++)
+        if (exec_cuda_device(&device, i, NULL) == MLL_OK)
+            printf("              cuda:%d %s, sm_%d%d, %d multiprocessors, %.1f GiB\n", i,
+                   device.name, device.major, device.minor, device.multiprocessors,
+                   (double)device.memory / 0x1p30);
+}
+
 static void print_json(const char *features, const struct tool_model *model)
 {
     struct jw w = {0};
@@ -50,11 +97,8 @@ static void print_json(const char *features, const struct tool_model *model)
     jw_string(&w, "compiler", COMPILER);
     jw_string(&w, "cpu_features", features);
     jw_int(&w, "cores", usable_cores());
-    jw_array(&w, "cuda_architectures");
-    jw_end(&w, ']');
-    jw_array(&w, "devices");
-    jw_string(&w, NULL, "cpu");
-    jw_end(&w, ']');
+    put_architectures(&w);
+    put_devices(&w);
     jw_object(&w, "libraries");
     jw_string(&w, "jansson", JANSSON_VERSION);
     jw_string(&w, "libpng", PNG_LIBPNG_VER_STRING);
@@ -82,7 +126,7 @@ int cmd_info(const struct args *args)
         printf("mllama %s (commit %s)\n", MLL_VERSION, MLL_COMMIT);
         printf("compiler      %s\n", COMPILER);
         printf("CPU           %s, %d cores usable\n", features, usable_cores());
-        printf("CUDA          not in this version: no architectures, no devices\n");
+        print_cuda();
         printf("libraries     jansson %s, libpng %s\n", JANSSON_VERSION, PNG_LIBPNG_VER_STRING);
         printf("model         %s%s\n", model.path ? model.path : "none found",
                model.embedded ? " (embedded demonstration)" : "");

@@ -35,6 +35,7 @@ static void print_json(const struct mll_memory *m, uint64_t available)
     jw_int(&w, "scratch", (int64_t)m->scratch);
     jw_int(&w, "other", (int64_t)m->other);
     jw_int(&w, "total", (int64_t)m->total);
+    jw_string(&w, "device", m->device > 0 ? "cuda" : "cpu");
     jw_int(&w, "available", (int64_t)available);
     jw_bool(&w, "fits", m->total <= available);
     jw_end(&w, '}');
@@ -61,18 +62,23 @@ int cmd_plan(const struct args *args)
         status = mll_plan(&options, &memory, &err);
     }
     uint64_t available = memory_available();
+    if (status == MLL_OK && memory.device > 0)
+        available = memory.device;
     if (status != MLL_OK) {
         code = tool_fail(&err);
     } else if (args->json) {
         print_json(&memory, available);
     } else {
-        printf("%s, weights as stored\n", model.path);
-        print_row("weights", memory.weights, "mapped from the files");
+        bool gpu = memory.device > 0;
+        printf("%s, %s\n", model.path, gpu ? "on the GPU" : "weights as stored");
+        print_row("weights", memory.weights,
+                  gpu ? "fp16, or as quantised" : "mapped from the files");
         print_row("kv", memory.kv, "text, the whole context");
         print_row("cross kv", memory.cross_kv, "images, all tiles");
         print_row("scratch", memory.scratch, "one arena");
-        print_row("other", memory.other, "tokenizer, tables");
-        print_row("total", memory.total, "");
+        print_row("other", memory.other,
+                  gpu ? "of the host: tokenizer, tables" : "tokenizer, tables");
+        print_row("total", memory.total, gpu ? "of the GPU's memory" : "");
         print_row("available", available,
                   memory.total <= available ? "it fits" : "it does not fit");
     }

@@ -98,3 +98,12 @@ const char *env_get(const struct environment *env, const char *name, bool *from_
     }
     return NULL;
 }
+
+bool env_export(const struct environment *env, const char *name)
+{
+    bool from_file;
+    const char *value = env_get(env, name, &from_file);
+    if (value && from_file)
+        setenv(name, value, 1);
+    return value && strcmp(value, "0") != 0;
+}

@@ -18,5 +18,8 @@ void env_free(struct environment *env);
 /* The process's variable, else the .env's, else NULL; an empty value counts as absent.
  * *from_file (may be NULL) tells which. */
 const char *env_get(const struct environment *env, const char *name, bool *from_file);
+/* Puts a .env's value of a variable that libraries read for themselves into the process's, before
+ * they are first used; tells whether it is set and not 0. */
+bool env_export(const struct environment *env, const char *name);
 
 #endif

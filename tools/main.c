@@ -87,7 +87,8 @@ static void print_man(void)
     }
     printf(".SH ENVIRONMENT\nEvery option is also read from the variable MLLAMA_NAME and from a "
            ".env file in the working directory: flag, variable, .env, default. LLAMA_MODEL_PATH "
-           "names the model; HF_HUB_CACHE, HF_HOME and XDG_CACHE_HOME the Hugging Face cache.\n"
+           "names the model; CUDA_LAUNCH_BLOCKING=1 is --debug-sync; HF_HUB_CACHE, HF_HOME and "
+           "XDG_CACHE_HOME the Hugging Face cache.\n"
            ".SH \"EXIT STATUS\"\n0 all well, 1 some items failed, 64 usage, 65 bad input data, 66 "
            "no such input, 69 no such device, 70 internal, 73 cannot create, 74 I/O, 78 bad "
            "configuration, 130 and 143 signals.\n");

@@ -119,17 +119,19 @@ void model_options(struct mll_options *options, const struct args *args,
                    const struct tool_model *model)
 {
     static const char *const references[] = {"meta", "hf4", "hf5"};
-    *options =
-        (struct mll_options){.model = model->path,
-                             .device = args->device,
-                             .threads = args->threads,
-                             .ctx_size = args->ctx_size,
-                             .prefill_chunk = args->prefill_chunk,
-                             .max_images = args->max_images,
-                             .compute_bf16 = args->compute && strcmp(args->compute, "bf16") == 0,
-                             .no_mmap = args->no_mmap,
-                             .isa = args->isa,
-                             .kv_type = args->kv_type};
+    *options = (struct mll_options){
+        .model = model->path,
+        .device = args->device,
+        .threads = args->threads,
+        .ctx_size = args->ctx_size,
+        .prefill_chunk = args->prefill_chunk,
+        .max_images = args->max_images,
+        .compute_bf16 = args->compute && strcmp(args->compute, "bf16") == 0,
+        .no_mmap = args->no_mmap,
+        .debug_sync = args->debug_sync || env_export(args->env, "CUDA_LAUNCH_BLOCKING"),
+        .debug_bounds = args->debug_bounds,
+        .isa = args->isa,
+        .kv_type = args->kv_type};
     for (size_t i = 0; args->reference && i < 3; i++)
         if (strcmp(args->reference, references[i]) == 0)
             options->reference = (enum mll_reference)i;
@@ -163,9 +165,11 @@ enum mll_status model_open(struct opened *opened, const struct args *args, struc
     if (args->max_memory)
         MLL_TRY(check_memory(&options, args->max_memory, err));
     MLL_TRY(mll_open(&opened->engine, &options, err));
+    struct mll_info info;
+    mll_engine_info(opened->engine, &info);
+    if (info.why_cpu && !args->verbose) /* the log has it */
+        tool_note("running on the CPU, not on the GPU: %s", info.why_cpu);
     if (args->verbose) {
-        struct mll_info info;
-        mll_engine_info(opened->engine, &info);
         tool_note("%s on %s, context %d, %.1f MB of weights", info.path, info.device, info.ctx_size,
                   (double)info.weight_bytes * 1e-6);
     }

@@ -45,7 +45,7 @@ struct args {
     const char *model, *device, *reference, *compute, *isa, *kv_type;
     int threads, ctx_size, prefill_chunk, max_images;
     uint64_t max_memory;
-    bool no_mmap;
+    bool no_mmap, debug_sync, debug_bounds;
 
     /* request */
     struct string_list images, stop;

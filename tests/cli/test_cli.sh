@@ -39,8 +39,12 @@ check "bad shard" run 64 extract --shard 3/3 x.png
 check "no such model" run 66 run -m nowhere -p a
 check "no such name in the cache" run 66 run -m org/name -p a
 check "no such image" run 66 run -p a -i nowhere.png
-check "no CUDA device" run 69 run -p a --device cuda
+check "no CUDA device" run 69 run -p a --device cuda:99
 check "a device that is none" run 78 run -p a --device gpu
+check "nor this" run 78 run -p a --device cuda:x
+check "the GPU's switches do no harm on the CPU" run 0 run -p a -n 1 --device cpu --debug-sync --debug-bounds
+check "info names the devices" run 0 info
+check "the CPU is one" prints "cpu"
 check "reserved option" run 64 run -p a --quant nf4
 check "too little memory allowed" run 78 run -p a --max-memory 1K
 check "both numbers are told" says "allows 1024"
@@ -64,6 +68,8 @@ check "help works all the same" run 0 plan -h
 echo "LLAMA_MODEL_PATH='$MODEL'" >.env
 check "the model from .env" run 0 info
 check "it is used" prints "$MODEL"
+echo "CUDA_LAUNCH_BLOCKING=1" >>.env
+check "CUDA_LAUNCH_BLOCKING from .env" run 0 run -p a -n 1 --device cpu
 check "LLAMA_MODEL_PATH goes before .env" sh -c "LLAMA_MODEL_PATH=/other '$MLLAMA' info | grep -q /other"
 check "MLLAMA_MODEL goes before it" sh -c "MLLAMA_MODEL=/own LLAMA_MODEL_PATH=/other '$MLLAMA' info | grep -q /own"
 check "-m goes before both" env LLAMA_MODEL_PATH=/other "$MLLAMA" check -m "$MODEL"

@@ -24,6 +24,7 @@ static uint64_t hash_of(const struct golden *g, struct mll_options options)
     struct mll_error err;
     if (options.model == NULL)
         options.model = g->model;
+    options.device = "cpu";
     cr_assert(mll_open(&engine, &options, &err) == MLL_OK, "%s", err.message);
     cr_assert(mll_session_open(&session, engine, &err) == MLL_OK, "%s", err.message);
     cr_assert(mll_session_run(session, &g->request, &result, &err) == MLL_OK, "%s", err.message);
@@ -111,6 +112,7 @@ static void run_parties(struct party *parties, int n, const struct golden *g, in
     struct mll_info info;
     struct mll_session *sessions[PARTIES], *present[PARTIES];
     struct mll_options options = {.model = g->model,
+                                  .device = "cpu",
                                   .threads = 2,
                                   .max_sessions = n,
                                   .prefill_chunk = chunk,

@@ -28,7 +28,7 @@ static void open_fixture(struct fixture *f, const char *name)
 {
     struct mll_error err;
     golden_open(&f->g, name);
-    struct mll_options options = {.model = f->g.model, .threads = 1};
+    struct mll_options options = {.model = f->g.model, .device = "cpu", .threads = 1};
     cr_assert(mll_open(&f->engine, &options, &err) == MLL_OK, "%s", err.message);
     cr_assert(mll_session_open(&f->session, f->engine, &err) == MLL_OK, "%s", err.message);
     f->g.request.on_text = note_text;

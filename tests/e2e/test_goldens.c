@@ -52,7 +52,8 @@ static void check_case(const char *name, enum mll_reference reference)
     char path[64], where[160];
     golden_open(&g, name);
     snprintf(path, sizeof path, "/tmp/mllama-golden-%d.safetensors", (int)getpid());
-    struct mll_options options = {.model = g.model, .reference = reference, .threads = 1};
+    struct mll_options options = {
+        .model = g.model, .device = "cpu", .reference = reference, .threads = 1};
     cr_assert(mll_trace(&options, &g.request, path, NULL, &err) == MLL_OK, "%s: %s", name,
               err.message);
     cr_assert(st_open(&trace, path, ST_MODE_READ, &st) == ST_OK, "%s", st.message);

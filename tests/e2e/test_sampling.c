@@ -58,7 +58,8 @@ Test(sampling, answers_equal_those_of_transformers)
         const struct mll_result *result;
         struct mll_error err;
         golden_open(&g, json_string_value(json_object_get(run, "case")));
-        struct mll_options options = {.model = g.model, .threads = 1, .prefill_chunk = 7};
+        struct mll_options options = {
+            .model = g.model, .device = "cpu", .threads = 1, .prefill_chunk = 7};
         read_options(&g.sampling, json_object_get(run, "options"));
         cr_assert(mll_open(&engine, &options, &err) == MLL_OK, "%s", err.message);
         cr_assert(mll_session_open(&session, engine, &err) == MLL_OK, "%s", err.message);
@@ -81,7 +82,8 @@ static void open_fixture(struct fixture *f, const char *name, int ctx_size)
 {
     struct mll_error err;
     golden_open(&f->g, name);
-    struct mll_options options = {.model = f->g.model, .threads = 1, .ctx_size = ctx_size};
+    struct mll_options options = {
+        .model = f->g.model, .device = "cpu", .threads = 1, .ctx_size = ctx_size};
     cr_assert(mll_open(&f->engine, &options, &err) == MLL_OK, "%s", err.message);
     cr_assert(mll_session_open(&f->session, f->engine, &err) == MLL_OK, "%s", err.message);
     f->g.sampling.max_new_tokens = 16;

@@ -17,6 +17,7 @@ static void open_fixture(struct fixture *f, const char *name, struct mll_options
     struct mll_error err;
     golden_open(&f->g, name);
     options.model = f->g.model;
+    options.device = "cpu";
     options.threads = 1;
     cr_assert(mll_open(&f->engine, &options, &err) == MLL_OK, "%s", err.message);
     cr_assert(mll_session_open(&f->session, f->engine, &err) == MLL_OK, "%s", err.message);
@@ -191,6 +192,7 @@ Test(session, the_plan_before_opening_counts_what_the_engine_takes)
     struct mll_options options = {.ctx_size = 100, .max_images = 2};
     open_fixture(&f, "four_tiles_bf16", options);
     options.model = f.g.model;
+    options.device = "cpu";
     options.threads = 1;
     cr_assert(mll_plan(&options, &memory, &err) == MLL_OK, "%s", err.message);
     const struct memory_plan *plan = &f.engine->plan;

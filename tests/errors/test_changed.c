@@ -14,7 +14,8 @@ static enum mll_status run_after_cut(bool no_mmap, struct mll_error *err)
     const struct mll_result *result;
     size_t size;
     fixture_make(&f, FIXTURE_ONE_FILE, NULL);
-    struct mll_options options = {.model = f.dir, .threads = 1, .no_mmap = no_mmap};
+    struct mll_options options = {
+        .model = f.dir, .device = "cpu", .threads = 1, .no_mmap = no_mmap};
     cr_assert_eq(mll_open(&engine, &options, err), MLL_OK, "%s", err->message);
     cr_assert_eq(mll_session_open(&session, engine, err), MLL_OK, "%s", err->message);
     char *bytes = fixture_read(&f, "model.safetensors", &size);
