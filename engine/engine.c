@@ -140,6 +140,17 @@ static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
     return open_weights(e, err);
 }
 
+static enum mll_status load_weights(struct mll_engine *e, struct mll_error *err)
+{
+    const struct mll_options *o = &e->options;
+    if (o->synthetic != NULL)
+        return synthetic_weights(&e->weights, &e->cfg, o->quant, err);
+    MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
+    if (o->reference != MLL_REFERENCE_META)
+        weights_round_q4(e->weights);
+    return MLL_OK;
+}
+
 /* Device auto: a model that the GPU cannot take runs on the CPU. */
 static enum mll_status open_device(struct mll_engine *e, struct mll_error *err)
 {
@@ -158,7 +169,7 @@ static enum mll_status open_device(struct mll_engine *e, struct mll_error *err)
         weights_free(e->weights);
         e->weights = NULL;
         e->options.device = "cpu";
-        MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, e->options.no_mmap, err));
+        MLL_TRY(load_weights(e, err));
         MLL_TRY(open_exec(e, err));
         e->why_cpu = gpu;
     }
@@ -191,17 +202,14 @@ static enum mll_status check_text(const struct mll_engine *e, struct mll_error *
 static enum mll_status open_synthetic(struct mll_engine *e, struct mll_error *err)
 {
     MLL_TRY(synthetic_config(&e->cfg, e->options.synthetic, err));
-    MLL_TRY(synthetic_weights(&e->weights, &e->cfg, e->options.quant, err));
-    return open_exec(e, err);
+    MLL_TRY(load_weights(e, err));
+    return open_device(e, err);
 }
 
 static enum mll_status open_model(struct mll_engine *e, struct mll_error *err)
 {
-    const struct mll_options *o = &e->options;
     MLL_TRY(cfg_load(&e->cfg, e->path, err));
-    MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
-    if (o->reference != MLL_REFERENCE_META)
-        weights_round_q4(e->weights);
+    MLL_TRY(load_weights(e, err));
     /* A directory without a tokenizer still serves requests made of ids. */
     enum mll_status status = open_text(e, e->cfg.image_token, err);
     if (status != MLL_OK && status != MLL_ERR_NOT_FOUND)
