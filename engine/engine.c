@@ -1,6 +1,7 @@
 /* engine.c - opening an engine: config -> weight table -> mapped files -> exec, arena, KV pools. */
 #include "engine.h"
 #include "sample.h"
+#include "sampler.h"
 #include "check.h"
 #include "defects.h"
 #include "synthetic.h"
@@ -93,11 +94,14 @@ static enum mll_status open_step(struct mll_engine *e, struct mll_error *err)
     e->staging =
         exec_alloc_host(e->exec, ((size_t)STEP_ARRAYS * chunk + sessions) * sizeof *e->staging);
     e->found = exec_alloc_host(e->exec, sessions * sizeof *e->found);
+    e->sampling_host = exec_alloc_host(
+        e->exec, sessions * smp_host_bytes(e->cfg.text.vocab_size, e->plan.ctx_size));
     e->slot_used = calloc(sessions, sizeof *e->slot_used);
     e->shares = calloc(sessions, sizeof *e->shares);
     e->cancelled = calloc(sessions, sizeof *e->cancelled);
     e->logits_of = calloc(sessions, sizeof *e->logits_of);
-    if (!e->staging || !e->found || !e->slot_used || !e->shares || !e->cancelled || !e->logits_of)
+    if (!e->staging || !e->found || !e->sampling_host || !e->slot_used || !e->shares ||
+        !e->cancelled || !e->logits_of)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the engine");
     return MLL_OK;
 }

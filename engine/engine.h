@@ -71,8 +71,9 @@ struct mll_engine {
     struct kv_table text_table;  /* (max_sessions, text_blocks) device */
     struct kv_table image_table; /* (max_sessions, image_blocks) device */
     struct block_stack text_stack, image_stack;
-    unsigned char *sampling; /* (max_sessions, plan.sampling) device; see smp_place */
-    bool *slot_used;         /* (max_sessions) rows of the tables */
+    unsigned char *sampling;      /* (max_sessions, plan.sampling) device; see smp_place */
+    unsigned char *sampling_host; /* (max_sessions, smp_host_bytes) */
+    bool *slot_used;              /* (max_sessions) rows of the tables */
     int32_t *staging; /* (STEP_ARRAYS, chunk) and (max_sessions): a batch on the host; see step.c */
     struct sample_out *found;       /* (max_sessions) of op_hash_rows on a step's logits */
     void *zeros;                    /* one block of keys */
@@ -108,6 +109,8 @@ struct mll_session {
     bool has_logits;
     atomic_bool cancelled;
     struct generation *generation; /* what the last mll_session_run lends */
+    struct sampler *sampler;       /* of the answer that is being made: steps choose its next id */
+    size_t n_prompt;
 };
 
 /* ---- engine.c ----------------------------------------------------------------------------------

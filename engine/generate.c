@@ -1,7 +1,7 @@
 /* generate.c - stages 2 to 8 for one request: mll_session_run.
  *
- * Every token: hash the logits, choose an id, append it, show what text became certain, evaluate
- * it. logits_hash joins the hashes of the steps' logits: hash = mix(hash + that of the step), from
+ * Every token: append the id that the last step chose, show what text became certain, evaluate it.
+ * logits_hash joins the hashes of the steps' logits: hash = mix(hash + that of the step), from
  * 0; op_hash_rows and mix are in kernels/sample.h. */
 #include "answer.h"
 #include "generation.h"
@@ -74,6 +74,9 @@ static enum mll_status gen_alloc(struct generation **out, const struct mll_sessi
     const int32_t *eos = gen_eos(&n_eos, e, sampling);
     struct smp_place place = {.ex = e->exec,
                               .memory = e->sampling + (size_t)session->slot * e->plan.sampling,
+                              .host = e->sampling_host +
+                                      (size_t)session->slot *
+                                          smp_host_bytes(e->cfg.text.vocab_size, e->plan.ctx_size),
                               .vocab_size = e->cfg.text.vocab_size,
                               .ctx_size = e->plan.ctx_size};
     return smp_open(&g->sampler, &place, sampling, eos, n_eos, err);
@@ -152,14 +155,12 @@ static enum mll_status gen_decode(struct generation *g, struct mll_session *sess
                                   const struct mll_request *request, struct mll_error *err)
 {
     struct mll_engine *e = session->engine;
-    size_t n_prompt = (size_t)session->n_ids;
     g->finish = MLL_FINISH_LENGTH;
     while (g->n < g->capacity) {
         bool go_on = true;
         gen_hash_logits(g, session);
         struct smp_choice choice;
-        MLL_TRY(smp_next(g->sampler, &choice, step_logits(session), session->ids,
-                         (size_t)session->n_ids, n_prompt, err));
+        MLL_TRY(smp_result(g->sampler, &choice, err));
         int32_t id = choice.id;
         g->ids[g->n] = id;
         g->logprobs[g->n] = choice.logprob;
@@ -262,6 +263,9 @@ static enum mll_status run_stages(struct generation *g, struct mll_session *sess
     g->result.seconds_vision = now() - start;
     if (last == GEN_VISION)
         return MLL_OK;
+    if (last == GEN_ALL && sampling->num_beams <= 1 && g->capacity > 0)
+        session->sampler = g->sampler; /* steps end with a choice from here on */
+    session->n_prompt = n;
     MLL_TRY(gen_prefill(session, request, ids, n, err)); /* stage 6 */
     g->result.seconds_prefill = now() - start - g->result.seconds_vision;
     e->trace = (struct trace_sink){0};
@@ -288,6 +292,7 @@ enum mll_status gen_run(struct mll_session *session, const struct mll_request *r
     enum mll_status status = gen_alloc(&session->generation, session, sampling, err);
     if (status == MLL_OK)
         status = run_stages(session->generation, session, request, sampling, last, err);
+    session->sampler = NULL;
     if (session->generation != NULL) {
         smp_close(session->generation->sampler);
         session->generation->sampler = NULL;

@@ -196,9 +196,7 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
                                  (size_t)cfg->text.hidden_size);
     size_t tower = vision_scratch(cfg, ex), cross = crosskv_scratch(cfg, ex);
     plan->vision = states + (tower > cross ? tower : cross);
-    size_t step = step_scratch(cfg, plan, ex),
-           sample = op_sample_scratch(ex, 1, cfg->text.vocab_size);
-    plan->text = step > sample ? step : sample;
+    plan->text = step_scratch(cfg, plan, ex);
     size_t stage = plan->vision > plan->text ? plan->vision : plan->text;
     if (!mll_add_size(&plan->arena, plan->fixed, stage))
         return too_large(err);

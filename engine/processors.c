@@ -108,7 +108,7 @@ static void send_text(struct sampler *smp, const int32_t *ids, size_t n)
         same++;
     if (same < n) {
         memcpy(smp->text_host + same, ids + same, (n - same) * sizeof *ids);
-        exec_upload(smp->place.ex, smp->text + same, ids + same, (n - same) * sizeof *ids);
+        exec_send(smp->place.ex, smp->text + same, smp->text_host + same, (n - same) * sizeof *ids);
     }
     smp->n_text = n;
 }
@@ -136,7 +136,7 @@ void proc_prepare(struct sampler *smp, const int32_t *ids, size_t n, size_t n_pr
     smp->skipped += without_row(smp, o->suppress, o->n_suppress);
     if (smp->text_host != NULL)
         send_text(smp, ids, n);
-    struct sample_row row = {
+    *smp->row_host = (struct sample_row){
         .text = smp->text,
         .bias_ids = smp->bias_ids,
         .bias = smp->bias,
@@ -152,8 +152,7 @@ void proc_prepare(struct sampler *smp, const int32_t *ids, size_t n, size_t n_pr
         .seed = o->seed,
         .position = n,
     };
-    exec_upload(smp->place.ex, smp->banned + smp->n_suppressed,
-                smp->banned_host + smp->n_suppressed,
-                (smp->n_banned - smp->n_suppressed) * sizeof *smp->banned_host);
-    exec_upload(smp->place.ex, smp->row, &row, sizeof row);
+    exec_send(smp->place.ex, smp->banned + smp->n_suppressed, smp->banned_host + smp->n_suppressed,
+              (smp->n_banned - smp->n_suppressed) * sizeof *smp->banned_host);
+    exec_send(smp->place.ex, smp->row, smp->row_host, sizeof *smp->row);
 }

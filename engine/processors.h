@@ -8,6 +8,9 @@
 #include "sample.h"
 #include "sampler.h"
 
+/* Bits of smp_kind: which ops a choice takes. */
+enum { SMP_PLAIN = 0, SMP_PROCESSES = 1, SMP_DRAWS = 2 };
+
 struct sampler {
     struct smp_place place;
     struct mll_sampling options; /* its arrays are the caller's */
@@ -21,10 +24,12 @@ struct sampler {
     int32_t *text; /* (ctx_size) as far as text_host holds the same */
     int32_t *bias_ids, *banned;
     float *bias;
-    /* in the host's */
-    int32_t *text_host; /* (ctx_size), n_text of it in use; NULL without a penalty */
+    /* in the host's, read and written by the device until it is waited for */
+    struct sample_row *row_host; /* (1) */
+    struct sample_out *out_host; /* (1) */
+    int32_t *text_host;          /* (ctx_size), n_text of it in use; NULL without a penalty */
     size_t n_text;
-    uint8_t *marks;       /* (vocab_size) ids in banned_host */
+    uint8_t *marks;       /* (vocab_size) ids in banned_host; the host's own */
     int32_t *banned_host; /* (vocab_size) distinct: the suppressed ones first, then this step's */
     size_t n_suppressed, n_banned;
     size_t n_bias;

@@ -63,6 +63,12 @@ size_t smp_bytes(int vocab_size, int ctx_size)
            5 * aligned(n * 4) + aligned((size_t)ctx_size * 4);
 }
 
+size_t smp_host_bytes(int vocab_size, int ctx_size)
+{
+    return aligned(sizeof(struct sample_row)) + aligned(sizeof(struct sample_out)) +
+           aligned((size_t)vocab_size * 4) + aligned((size_t)ctx_size * 4);
+}
+
 static void *take(unsigned char **memory, size_t bytes)
 {
     unsigned char *p = *memory;
@@ -82,20 +88,23 @@ static void place_arrays(struct sampler *smp)
     smp->bias = take(&at, n * sizeof *smp->bias);
     smp->banned = take(&at, n * sizeof *smp->banned);
     smp->text = take(&at, (size_t)smp->place.ctx_size * sizeof *smp->text);
+
+    at = smp->place.host;
+    smp->row_host = take(&at, sizeof *smp->row_host);
+    smp->out_host = take(&at, sizeof *smp->out_host);
+    smp->banned_host = take(&at, n * sizeof *smp->banned_host);
+    if (smp->options.repetition_penalty != 1.0f)
+        smp->text_host = take(&at, (size_t)smp->place.ctx_size * sizeof *smp->text_host);
 }
 
 static bool alloc_arrays(struct sampler *smp)
 {
     size_t n = (size_t)smp->place.vocab_size;
-    bool penalty = smp->options.repetition_penalty != 1.0f, beams = smp->options.num_beams > 1;
+    bool beams = smp->options.num_beams > 1;
     smp->marks = calloc(n, sizeof *smp->marks);
-    smp->banned_host = malloc(n * sizeof *smp->banned_host);
-    if (penalty)
-        smp->text_host = malloc((size_t)smp->place.ctx_size * sizeof *smp->text_host);
     if (beams)
         smp->log_probs = malloc(n * sizeof *smp->log_probs);
-    return smp->marks && smp->banned_host && (smp->text_host || !penalty) &&
-           (smp->log_probs || !beams);
+    return smp->marks && (smp->log_probs || !beams);
 }
 
 enum mll_status smp_open(struct sampler **out, const struct smp_place *place,
@@ -132,8 +141,6 @@ void smp_close(struct sampler *smp)
     if (!smp)
         return;
     free(smp->marks);
-    free(smp->banned_host);
-    free(smp->text_host);
     free(smp->log_probs);
     free(smp);
 }
@@ -163,7 +170,14 @@ static bool processes(const struct mll_sampling *o)
 void smp_prepare(struct sampler *smp, const int32_t *ids, size_t n, size_t n_prompt)
 {
     MLL_ASSERT(n_prompt <= n);
-    proc_prepare(smp, ids, n, n_prompt);
+    if (smp_kind(smp) != SMP_PLAIN || smp->options.num_beams > 1)
+        proc_prepare(smp, ids, n, n_prompt);
+}
+
+int smp_kind(const struct sampler *smp)
+{
+    return (processes(&smp->options) ? SMP_PROCESSES : SMP_PLAIN) |
+           (smp->options.do_sample ? SMP_DRAWS : SMP_PLAIN);
 }
 
 void smp_enqueue(struct sampler *smp, const float *logits)
@@ -180,6 +194,7 @@ void smp_enqueue(struct sampler *smp, const float *logits)
         op_warp(ex, smp->warped, scores, smp->row, smp->out, 1, n);
         op_draw(ex, smp->out, smp->warped, scores, smp->row, 1, n);
     }
+    exec_fetch(ex, smp->out_host, smp->out, sizeof *smp->out);
 }
 
 static enum mll_status choose_end(const struct sampler *smp, struct smp_choice *choice,
@@ -196,8 +211,7 @@ static enum mll_status choose_end(const struct sampler *smp, struct smp_choice *
 
 enum mll_status smp_result(struct sampler *smp, struct smp_choice *choice, struct mll_error *err)
 {
-    struct sample_out out;
-    exec_download(smp->place.ex, &out, smp->out, sizeof out);
+    struct sample_out out = *smp->out_host;
     if (processes(&smp->options))
         smp->skipped += out.skipped;
     if (out.max == -INFINITY)
@@ -216,6 +230,7 @@ enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const f
 {
     smp_prepare(smp, ids, n, n_prompt);
     smp_enqueue(smp, logits);
+    MLL_TRY(exec_take_error(smp->place.ex, err));
     return smp_result(smp, choice, err);
 }
 

@@ -36,14 +36,15 @@ struct smp_choice {
     bool forced;   /* nothing was left to choose from */
 };
 
-/* Where a sampler works: smp_bytes of the device's memory, 64-byte aligned, for its own use; the
- * exec's arena must hold op_sample_scratch beside. */
+/* Where a sampler works: smp_bytes of the device's memory and smp_host_bytes of exec_alloc_host's,
+ * both 64-byte aligned, for its own use; the exec's arena must hold op_sample_scratch beside. */
 struct smp_place {
     struct mll_exec *ex;
-    void *memory;
+    void *memory, *host;
     int vocab_size, ctx_size;
 };
 size_t smp_bytes(int vocab_size, int ctx_size);
+size_t smp_host_bytes(int vocab_size, int ctx_size);
 
 /* Checks the options and allocates all that later calls need; with beams sampling is refused.
  * sampling's arrays and eos (the list in force) are borrowed until smp_close. */
@@ -57,11 +58,12 @@ void smp_close(struct sampler *smp);
  * below. */
 enum mll_status smp_next(struct sampler *smp, struct smp_choice *choice, const float *logits,
                          const int32_t *ids, size_t n, size_t n_prompt, struct mll_error *err);
-/* Uploads what belongs to this place of the text. */
+/* Sends what belongs to this place of the text, without waiting. */
 void smp_prepare(struct sampler *smp, const int32_t *ids, size_t n, size_t n_prompt);
-/* The ops alone, which depend on the sampler's options and nothing else of the host. */
+/* The ops alone, for exec_repeat: they depend on place, logits and smp_kind. */
 void smp_enqueue(struct sampler *smp, const float *logits);
-/* Waits, and tells what was chosen. */
+int smp_kind(const struct sampler *smp);
+/* What was chosen, once the device was waited for (exec_take_error). */
 enum mll_status smp_result(struct sampler *smp, struct smp_choice *choice, struct mll_error *err);
 
 /* As HF's beam search scores what follows: the log-probabilities of logits, then through the

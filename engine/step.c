@@ -6,12 +6,14 @@
  * prefix of it), each session's rows in order. At most prefill_chunk rows go at once; a session
  * whose last row is in the batch gets logits.
  *
- * Everything that changes between steps is one array of int32, copied to the device; what comes
- * back is whether the logits are finite, and their hash. A batch of generated tokens is thus a
- * sequence of device work that is the same from token to token (exec_repeat), with one wait behind
- * it. Logits stay on the device until somebody asks or the next step needs their place. */
+ * Everything that changes between steps is one array of int32, copied to the device, and what the
+ * sampler sends; what comes back is whether the logits are finite, their hash and the next id. A
+ * batch of generated tokens is thus a sequence of device work that is the same from token to token
+ * (exec_repeat), with one wait behind it. Logits stay on the device until somebody asks or the next
+ * step needs their place. */
 #include "engine.h"
 #include "sample.h"
+#include "sampler.h"
 
 #include <string.h>
 
@@ -31,8 +33,9 @@ enum {
 struct step_job {
     struct mll_engine *engine;
     struct batch batch;
-    int first_logits; /* row of engine->logits that its first goes to */
-    size_t n;         /* sessions of the step */
+    int first_logits;        /* row of engine->logits that its first goes to */
+    size_t n;                /* sessions of the step */
+    struct sampler *sampler; /* of the one session that has logits; NULL: none, or several do */
     struct mll_error *err;
 };
 
@@ -164,9 +167,11 @@ size_t step_scratch(const struct cfg *cfg, const struct memory_plan *plan,
                     const struct mll_exec *ex)
 {
     size_t chunk = (size_t)plan->prefill_chunk, sessions = (size_t)plan->max_sessions;
+    size_t decoder = decoder_scratch(cfg, ex, plan->prefill_chunk);
+    size_t sample = op_sample_scratch(ex, plan->max_sessions, cfg->text.vocab_size);
     return arena_floats(STEP_ARRAYS * chunk + sessions, 1) +
            arena_floats(sessions, sizeof(struct sample_out) / sizeof(float)) +
-           decoder_scratch(cfg, ex, plan->prefill_chunk);
+           (decoder > sample ? decoder : sample);
 }
 
 /* All device work of a batch. */
@@ -186,6 +191,8 @@ static enum mll_status step_ops(void *arg)
         op_hash_rows(e->exec, found, b.logits, b.n_logits, vocab);
         exec_fetch(e->exec, e->found, found, n * sizeof *found);
     }
+    if (status == MLL_OK && job->sampler != NULL)
+        smp_enqueue(job->sampler, b.logits);
     exec_release(e->exec, mark);
     return status;
 }
@@ -193,8 +200,19 @@ static enum mll_status step_ops(void *arg)
 /* What makes the device work of one batch differ from another's. */
 struct step_key {
     int n, n_cross, n_logits, first_logits;
+    int sampler, slot; /* smp_kind and the session, or -1 */
     size_t mark;
 };
+
+/* Readies the sampler of the step's only session, where this batch gives it logits. */
+static void step_sampler(struct step_job *job)
+{
+    const struct mll_session *s = job->engine->shares[0].session;
+    if (job->n > 1 || job->batch.n_logits == 0 || s->sampler == NULL)
+        return;
+    job->sampler = s->sampler;
+    smp_prepare(s->sampler, s->ids, (size_t)s->n_ids, s->n_prompt);
+}
 
 static enum mll_status step_run(struct step_job *job)
 {
@@ -206,6 +224,8 @@ static enum mll_status step_run(struct step_job *job)
     key.n_cross = b->n_cross;
     key.n_logits = b->n_logits;
     key.first_logits = job->first_logits;
+    key.sampler = job->sampler ? smp_kind(job->sampler) : -1;
+    key.slot = job->sampler ? e->shares[0].session->slot : -1;
     key.mark = exec_mark(e->exec);
     if (b->phase == MLL_DECODE && !eng_tracing(e))
         return exec_repeat(e->exec, &key, sizeof key, step_ops, job);
@@ -274,6 +294,7 @@ static enum mll_status step_batches(struct mll_engine *engine, struct mll_sessio
         step_collect(engine, &job.batch, sessions, n, room);
         if (job.batch.n == 0)
             continue;
+        step_sampler(&job);
         MLL_TRY(step_run(&job));
         MLL_TRY(eng_check_fault(engine, "decoder", err));
         MLL_TRY(step_finish(&job));

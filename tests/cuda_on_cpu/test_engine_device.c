@@ -72,6 +72,35 @@ Test(device, a_token_is_one_graph_and_one_wait)
     cr_expect(shim_device_bytes() == 0, "%zu bytes are left", shim_device_bytes());
 }
 
+/* What a run of n tokens costs the device beyond one of fewer: launches of graphs, waits. */
+static struct shim_counts run(struct fixture *f, int n)
+{
+    struct mll_error err;
+    const struct mll_result *result;
+    f->g.sampling.max_new_tokens = n;
+    struct shim_counts before = shim_counted();
+    cr_assert(mll_session_run(f->session, &f->g.request, &result, &err) == MLL_OK, "%s",
+              err.message);
+    cr_assert(result->n == (size_t)n);
+    struct shim_counts after = shim_counted();
+    return (struct shim_counts){.graph_launches = after.graph_launches - before.graph_launches,
+                                .waits = after.waits - before.waits};
+}
+
+Test(device, choosing_the_token_is_part_of_the_same_graph_and_wait)
+{
+    struct fixture f;
+    open_fixture(&f, (struct mll_options){.device = "cuda"});
+    for (int penalty = 0; penalty < 2; penalty++) {
+        f.g.sampling.repetition_penalty = penalty ? 1.2f : 1.0f;
+        run(&f, 4); /* the graph is made */
+        struct shim_counts few = run(&f, 4), many = run(&f, 10);
+        cr_expect(many.graph_launches == few.graph_launches + 6);
+        cr_expect(many.waits == few.waits + 6, "%d waits more", (int)(many.waits - few.waits));
+    }
+    close_fixture(&f);
+}
+
 Test(device, synchronous_debugging_has_no_graphs)
 {
     struct fixture f;

@@ -1,5 +1,5 @@
-/* test_gpu_engine.c - the whole model on a GPU, or on the shim that runs its kernels, against the CPU
- * engine, which test_goldens.c holds against transformers to 2e-4.
+/* test_gpu_engine.c - the whole model on a GPU, or on the shim that runs its kernels, against the
+ * CPU engine, which test_goldens.c holds against transformers to 2e-4.
  *
  * fp16 operands differ from float32 by 2^-11 a product; through all layers of the small models
  * logits stay within 5e-3 of the largest, and the argmax is the same where its lead is twice that.

@@ -20,8 +20,11 @@ static inline enum mll_status rig_open(struct rig *rig, int vocab, int ctx_size,
     *rig = (struct rig){0};
     MLL_TRY(
         exec_open_cpu(&rig->ex, 1, MLL_ISA_AUTO, false, bytes + 64 * (size_t)vocab + 4096, err));
-    struct smp_place place = {rig->ex, exec_alloc(rig->ex, bytes), vocab, ctx_size};
-    enum mll_status status = smp_open(&rig->smp, &place, options, eos, n_eos, err);
+    struct smp_place place = {rig->ex, exec_alloc(rig->ex, bytes),
+                              exec_alloc_host(rig->ex, smp_host_bytes(vocab, ctx_size)), vocab,
+                              ctx_size};
+    enum mll_status status = place.host ? smp_open(&rig->smp, &place, options, eos, n_eos, err)
+                                        : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a rig");
     if (status != MLL_OK)
         exec_close(rig->ex);
     return status;
