@@ -34,9 +34,9 @@ enum mll_status crosskv_run(struct mll_engine *engine, int slot, const float *st
         if (!t->is_cross[i])
             continue;
         exec_label(ex, "cross K/V", i);
-        op_matmul(ex, k, states, &w->k, NULL, n_rows);
+        op_matmul_group(ex, (float *[]){k, v}, states, (const struct mat *[]){&w->k, &w->v}, 2,
+                        n_rows);
         op_rmsnorm(ex, k, k, &w->k_norm, n_rows * t->kv_heads, t->head_dim, t->rms_norm_eps);
-        op_matmul(ex, v, states, &w->v, NULL, n_rows);
         op_kv_append(ex, &engine->pools[i], k, v, &engine->image_table, seq, pos, n_rows);
     }
     exec_release(ex, mark);

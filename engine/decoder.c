@@ -61,8 +61,8 @@ static void dec_mlp(struct mll_engine *e, const struct dec_scratch *s, struct de
                     const struct text_layer *w, int n)
 {
     dec_norm(e, s, p, &w->post_norm, n);
-    op_matmul(e->exec, s->gate, s->x, &w->gate, NULL, n);
-    op_matmul(e->exec, s->up, s->x, &w->up, NULL, n);
+    op_matmul_group(e->exec, (float *[]){s->gate, s->up}, s->x,
+                    (const struct mat *[]){&w->gate, &w->up}, 2, n);
     op_silu_mul(e->exec, s->gate, s->gate, s->up, n, e->cfg.text.intermediate_size);
     op_matmul(e->exec, s->x, s->gate, &w->down, NULL, n);
 }
@@ -77,9 +77,8 @@ static void self_layer(struct mll_engine *e, const struct dec_scratch *s, struct
     float scale = 1.0f / sqrtf((float)t->head_dim);
 
     dec_norm(e, s, p, &w->input_norm, b->n);
-    op_matmul(ex, s->q, s->x, &w->q, NULL, b->n);
-    op_matmul(ex, s->k, s->x, &w->k, NULL, b->n);
-    op_matmul(ex, s->v, s->x, &w->v, NULL, b->n);
+    op_matmul_group(ex, (float *[]){s->q, s->k, s->v}, s->x,
+                    (const struct mat *[]){&w->q, &w->k, &w->v}, 3, b->n);
     op_rope(ex, s->q, b->pos, e->inv_freq, b->n, t->heads, t->head_dim);
     op_rope(ex, s->k, b->pos, e->inv_freq, b->n, t->kv_heads, t->head_dim);
     op_kv_append(ex, pool, s->k, s->v, &e->text_table, b->slot, b->pos, b->n);

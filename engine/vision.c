@@ -64,9 +64,8 @@ static void vis_layer(const struct tower *t, float *y, const float *x, const str
     float *q = t->buffers, *k = q + size, *val = k + size, *attn = val + size;
 
     op_layernorm(t->ex, t->norm, x, &w->ln1_w, &w->ln1_b, t->n, d, v->norm_eps);
-    op_matmul(t->ex, q, t->norm, &w->q, NULL, t->n);
-    op_matmul(t->ex, k, t->norm, &w->k, NULL, t->n);
-    op_matmul(t->ex, val, t->norm, &w->v, NULL, t->n);
+    op_matmul_group(t->ex, (float *[]){q, k, val}, t->norm,
+                    (const struct mat *[]){&w->q, &w->k, &w->v}, 3, t->n);
     op_attn_vision(t->ex, attn, q, k, val, t->pad, t->n, v->heads, d / v->heads, t->scale);
     op_matmul(t->ex, t->norm, attn, &w->o, NULL, t->n);
     if (w->gate_attn.data != NULL)

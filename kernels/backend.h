@@ -28,6 +28,8 @@ extern "C" {
     X(silu_mul, float *y, const float *gate, const float *up, int rows, int dim)                   \
     X(gelu, float *y, const float *x, int rows, int dim)                                           \
     X(matmul, float *y, const float *x, const struct mat *w, const struct mat *bias, int n)        \
+    X(matmul_group, float *const y[], const float *x, const struct mat *const w[], int count,      \
+      int n)                                                                                       \
     X(rope, float *x, const int32_t *pos, const float *inv_freq, int n, int heads, int head_dim)   \
     X(kv_append, struct kv_pool *pool, const float *k, const float *v,                             \
       const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)                 \

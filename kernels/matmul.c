@@ -119,6 +119,13 @@ void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat 
         run_direct(ex, &m);
 }
 
+void matmul_group_cpu(struct mll_exec *ex, float *const y[], const float *x,
+                      const struct mat *const w[], int count, int n)
+{
+    for (int i = 0; i < count; i++)
+        matmul_cpu(ex, y[i], x, w[i], NULL, n);
+}
+
 size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
 {
     if (ex->isa == MLL_ISA_C)

@@ -12,17 +12,24 @@ size_t matmul_scratch_cuda(const struct mll_exec *ex, int n, int cols)
     return operand_bytes(n, cols);
 }
 
-/* By fp16 rows with a scale each, which is what exec_load_weight makes of every matrix. */
-static void matmul_half(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
-                        const float *bias)
+/* What exec_load_weight makes of every matrix: fp16 rows with a scale each. */
+static bool is_half(const struct mat *w)
 {
-    MLL_ASSERT(w->dtype == MLL_DTYPE_F16 && w->scale != NULL);
-    struct matmul_args a = {x->rows, x->scale, x->n, x->stride, 1, {}};
-    a.parts[0].y = y;
-    a.parts[0].w = (const __half *)w->data;
-    a.parts[0].scale = w->scale;
-    a.parts[0].bias = bias;
-    a.parts[0].rows = w->rows;
+    return w->dtype == MLL_DTYPE_F16 && w->scale != NULL;
+}
+
+static void matmul_half(struct mll_exec *ex, float *const y[], const struct operand *x,
+                        const struct mat *const w[], const float *bias, int count)
+{
+    struct matmul_args a = {x->rows, x->scale, x->n, x->stride, count, {}};
+    for (int i = 0; i < count; i++) {
+        MLL_ASSERT(is_half(w[i]));
+        a.parts[i].y = y[i];
+        a.parts[i].w = (const __half *)w[i]->data;
+        a.parts[i].scale = w[i]->scale;
+        a.parts[i].bias = bias;
+        a.parts[i].rows = w[i]->rows;
+    }
     if (ex->phase == MLL_DECODE)
         gemv(ex, &a);
     else
@@ -43,9 +50,25 @@ void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat
     if (w->dtype == MLL_DTYPE_Q4 || w->dtype == MLL_DTYPE_I8)
         matmul_quant(ex, y, x, &o, w, b);
     else
-        matmul_half(ex, y, &o, w, b);
+        matmul_half(ex, &y, &o, &w, b, 1);
     size_t outputs = (size_t)n * (size_t)w->rows, inputs = (size_t)n * (size_t)w->cols;
     if (!overlap(y, outputs, x, inputs))
         operand_keep(ex, &o);
+}
+
+void matmul_group_cuda(struct mll_exec *ex, float *const y[], const float *x,
+                       const struct mat *const w[], int count, int n)
+{
+    bool half = true;
+    for (int i = 0; i < count; i++)
+        half = half && is_half(w[i]);
+    if (half) {
+        struct operand o = operand_of(ex, x, n, w[0]->cols);
+        matmul_half(ex, y, &o, w, NULL, count);
+        operand_keep(ex, &o);
+        return;
+    }
+    for (int i = 0; i < count; i++)
+        matmul_cuda(ex, y[i], x, w[i], NULL, n);
 }
 #endif

@@ -10,7 +10,11 @@
 
 #include "device.cuh"
 
-#define MATMUL_GROUP 3
+#ifdef __CUDACC_RTC__
+#define MLL_MATMUL_GROUP 3
+#else
+#include "ops.h"
+#endif
 
 struct matmul_part {
     float *y;            /* (n, rows) */
@@ -24,7 +28,7 @@ struct matmul_args {
     const __half *x;      /* (n, stride) */
     const float *x_scale; /* (n) */
     int n, stride, n_parts;
-    struct matmul_part parts[MATMUL_GROUP];
+    struct matmul_part parts[MLL_MATMUL_GROUP];
 };
 
 /* The weight that row tile `tile` of the launch belongs to. */
@@ -32,7 +36,7 @@ __device__ __forceinline__ struct matmul_part matmul_part_of(const struct matmul
 {
     struct matmul_part part = a.parts[0];
 #pragma unroll
-    for (int i = 1; i < MATMUL_GROUP; i++)
+    for (int i = 1; i < MLL_MATMUL_GROUP; i++)
         if (i < a.n_parts && tile >= a.parts[i].tile_from)
             part = a.parts[i];
     return part;
@@ -47,8 +51,6 @@ __device__ __forceinline__ float matmul_finish(float sum, float w_scale, float x
 /* ---- launchers: gemm.cu, gemv.cu ------------------------------------------------------------- */
 
 #ifndef __CUDACC_RTC__
-struct mll_exec;
-
 /* Which of gemm.cu's shapes is done first when every SM works on the same number of tiles or one
  * fewer, and the grid that walks its tiles: activation rows by x and z, weight rows by y. */
 int gemm_choose(const struct mll_exec *ex, struct matmul_args *a);

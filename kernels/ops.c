@@ -232,6 +232,19 @@ void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *
     ex->ops->matmul(ex, y, x, w, bias, n);
 }
 
+void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
+                     const struct mat *const w[], int count, int n)
+{
+    CHECK(n >= 0 && count >= 1 && count <= MLL_MATMUL_GROUP, "n %d, count %d", n, count);
+    for (int i = 0; i < count; i++)
+        CHECK(is_weight(w[i]) && w[i]->cols == w[0]->cols, "n %d, weight %d", n, i);
+    if (n == 0)
+        return;
+    for (int i = 0; i < count; i++)
+        CHECK(y[i] != NULL && x != NULL, "n %d, weight %d", n, i);
+    ex->ops->matmul_group(ex, y, x, w, count, n);
+}
+
 size_t op_matmul_scratch(const struct mll_exec *ex, int n, int cols)
 {
     CHECK(n >= 0 && cols > 0, "n %d, cols %d", n, cols);

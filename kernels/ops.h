@@ -243,6 +243,11 @@ void op_gelu(struct mll_exec *ex, float *y, const float *x, int rows, int dim);
  * HF: nn.Linear, bitsandbytes' Linear4bit and Linear8bitLt (activations are never quantised) */
 void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                const struct mat *bias, int n);
+/* y[i] = x w[i]^T for i < count, 1 to MLL_MATMUL_GROUP weights of the same cols: the bits of
+ * op_matmul, on a GPU in one launch. y[i] (n, w[i]->rows), apart from x and from each other. */
+#define MLL_MATMUL_GROUP 3
+void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
+                     const struct mat *const w[], int count, int n);
 
 /* ---- attention ------------------------------------------------------------------------------- */
 

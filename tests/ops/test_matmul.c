@@ -254,6 +254,85 @@ Test(op_matmul, a_row_has_the_same_bits_alone_and_among_others)
             }
 }
 
+/* Three weights of different rows, in both phases, and the last two of them. */
+Test(op_matmul, a_group_has_the_bits_of_its_members)
+{
+    enum { N = 5, COLS = 77, MOST = 150 };
+    static const int rows[MLL_MATMUL_GROUP] = {31, MOST, 17};
+    float *host[4], *x = op_floats(N * COLS, 3, 1);
+    struct mll_exec *ex = NULL;
+    for (int i = 0; i < 4; i++)
+        host[i] = op_floats(N * MOST, 4, 1);
+    while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
+        float *dx = op_dev(ex, x, N * COLS * sizeof(float)), *y[4];
+        struct mat stored[MLL_MATMUL_GROUP], w[MLL_MATMUL_GROUP];
+        const struct mat *list[MLL_MATMUL_GROUP];
+        for (int i = 0; i < 4; i++)
+            y[i] = op_dev(ex, host[i], N * MOST * sizeof(float));
+        for (int i = 0; i < MLL_MATMUL_GROUP; i++) {
+            stored[i] = op_mat(rows[i], COLS, MLL_DTYPE_BF16, 0, (uint64_t)i + 20, 1);
+            w[i] = op_weight(ex, &stored[i], WEIGHT_MATRIX);
+            list[i] = &w[i];
+        }
+        for (int run = 0; run < 4; run++) {
+            int first = run % 2, count = MLL_MATMUL_GROUP - first;
+            exec_set_phase(ex, run / 2 == 0 ? MLL_PREFILL : MLL_DECODE);
+            op_matmul_group(ex, y + first, dx, list + first, count, N);
+            for (int i = first; i < MLL_MATMUL_GROUP; i++) {
+                size_t n = N * (size_t)rows[i];
+                op_matmul(ex, y[3], dx, list[i], NULL, N);
+                op_back(ex, host[3], y[3], n * sizeof(float));
+                op_back(ex, host[i], y[i], n * sizeof(float));
+                cr_expect_eq(op_first_difference(host[i], host[3], n), n, "%s: run %d, weight %d",
+                             exec_describe(ex), run, i);
+            }
+        }
+        for (int i = 0; i < MLL_MATMUL_GROUP; i++)
+            op_mat_free(&stored[i], 0);
+    }
+    for (int i = 0; i < 4; i++)
+        free(host[i]);
+    free(x);
+}
+
+enum { SCALED_N = 3, SCALED_ROWS = 20, SCALED_COLS = 70, SCALED_Y = SCALED_N * SCALED_ROWS };
+
+/* y = (2^px x) (2^pw w)^T / 2^(px + pw) of seeded x and w. */
+static void scaled_product(struct mll_exec *ex, float *y, int px, int pw)
+{
+    size_t mark = exec_mark(ex), n_x = SCALED_N * SCALED_COLS, n_w = SCALED_ROWS * SCALED_COLS;
+    float *x = op_floats(n_x, 3, ldexpf(1, px)), *w = op_floats(n_w, 5, ldexpf(1, pw));
+    struct mat m = {.data = w, .dtype = MLL_DTYPE_F32, .rows = SCALED_ROWS, .cols = SCALED_COLS};
+    m = op_weight(ex, &m, WEIGHT_MATRIX);
+    float *dx = op_dev(ex, x, n_x * sizeof *x), *dy = op_dev(ex, y, SCALED_Y * sizeof *y);
+    op_matmul(ex, dy, dx, &m, NULL, SCALED_N);
+    op_back(ex, y, dy, SCALED_Y * sizeof *y);
+    for (int i = 0; i < SCALED_Y; i++)
+        y[i] = ldexpf(y[i], -px - pw);
+    exec_release(ex, mark);
+    free(x);
+    free(w);
+}
+
+Test(op_matmul, rows_of_any_magnitude_keep_their_bits_on_a_gpu)
+{
+    static const int powers[][2] = {{70, -35}, {-70, 20}, {90, -90}, {-20, 100}};
+    struct mll_exec *ex = op_exec_cuda(1 << 20);
+    if (ex == NULL)
+        cr_skip_test("no CUDA device");
+    for (int phase = MLL_PREFILL; phase <= MLL_DECODE; phase++) {
+        float first[SCALED_Y] = {0}, y[SCALED_Y] = {0};
+        exec_set_phase(ex, phase);
+        scaled_product(ex, first, 0, 0);
+        for (size_t i = 0; i < sizeof powers / sizeof powers[0]; i++) {
+            scaled_product(ex, y, powers[i][0], powers[i][1]);
+            cr_expect_eq(op_first_difference(y, first, SCALED_Y), SCALED_Y, "phase %d, 2^%d 2^%d",
+                         phase, powers[i][0], powers[i][1]);
+        }
+    }
+    exec_close(ex);
+}
+
 Test(op_matmul, lanes_without_an_element_keep_the_sign_of_zero)
 {
     /* -2^-149 * 2^-1 rounds to -0: adding +0 to it would turn it to +0 */
