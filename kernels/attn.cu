@@ -1,53 +1,178 @@
-/* attn.cu - attention over paged keys on the GPU.  Contract: ops.h. A warp a row and head: online
- * softmax key by key, a lane holding head_dim / 32 elements. */
-#include "kv.cuh"
+/* attn.cu - attention over paged keys on the GPU: the launcher, and the family of prompt rows.
+ * Contract: ops.h. The tile is attn_mma.cuh's; single tokens: attn_decode.cu.
+ *
+ * First every row's range is checked, a faulty one becomes empty. A block has 64 queries: rows side
+ * by side, times the query heads of one KV head. It walks the keys of its rows, KEYS at a time at
+ * absolute positions, sequence by sequence; what a row does not see is hidden from it, so that the
+ * neighbours in its block change none of its bits. */
+#include "attn.cuh"
 
-#define ATTN_PER_LANE 8 /* head_dim up to 256 */
+#define PREFILL_QUERIES 64
+#define NO_KEY          0x7fffffff
 
-__global__ void __launch_bounds__(WARP)
-    attn_kernel(float *y, const float *q, kv_view kv, const int32_t *seq, const int32_t *begin,
-                const int32_t *end, int heads, float scale)
+/* ranges[row] = the row's keys, none after a fault. A warp a row. */
+__global__ void __launch_bounds__(WARP) attn_ranges_kernel(int2 *ranges, attn_args a)
 {
-    int row = blockIdx.x, head = blockIdx.y, dim = kv.head_dim;
-    size_t at = ((size_t)row * heads + head) * dim;
-    float o[ATTN_PER_LANE] = {0}, max = -INFINITY, sum = 0.0f;
-    bool valid = begin[row] >= end[row] ||
-                 (in_bounds(kv.position, row, begin[row]) && in_bounds(kv.position, row, end[row]));
-    for (int j = begin[row]; valid && j < end[row]; j++) {
-        int64_t from = kv_place(kv, row, seq[row], j, head / (heads / kv.n_kv_heads));
-        if (from < 0) {
-            valid = false;
-            break;
-        }
-        float s = 0.0f;
-        for (int d = threadIdx.x; d < dim; d += WARP)
-            s = fmaf(q[at + d], __half2float(kv.k[from + d]), s);
-        s = warp_sum(s) * scale;
-        float top = fmaxf(max, s), keep = expf(max - top), p = expf(s - top);
-        sum = sum * keep + p;
-        for (int i = 0, d = threadIdx.x; d < dim; d += WARP, i++)
-            o[i] = o[i] * keep + p * __half2float(kv.v[from + d]);
-        max = top;
+    int row = blockIdx.x, seq = a.seq[row];
+    int2 range = make_int2(a.begin[row], a.end[row]);
+    bool good = kv_range(a.kv, row, seq, range.x, range.y);
+    if (good && range.x < range.y) {
+        int64_t entry = (int64_t)seq * a.kv.max_blocks;
+        int last = (range.y - 1) / KV_BLOCK;
+        for (int b = range.x / KV_BLOCK + (int)threadIdx.x; b <= last; b += WARP)
+            good = in_bounds(a.kv.block, entry + b, a.kv.blocks[entry + b]) && good;
     }
-    for (int i = 0, d = threadIdx.x; d < dim; d += WARP, i++)
-        y[at + d] = valid && sum > 0.0f ? o[i] / sum : 0.0f;
+    good = __all_sync(ALL_LANES, good);
+    if (threadIdx.x == 0)
+        ranges[row] = good && range.x < range.y ? range : make_int2(0, 0);
+}
+
+/* Rows of a block that follow each other and belong to one sequence. */
+struct row_run {
+    int first, last, seq;
+    int begin, end;               /* all their keys */
+    int common_begin, common_end; /* keys that every row of the block sees */
+};
+
+/* The run that begins at row `first` of `rows`. */
+__device__ __forceinline__ row_run find_run(const int *seq, const int2 *ranges, int first, int rows)
+{
+    row_run run = {first, first, seq[first], NO_KEY, 0, 0, NO_KEY};
+    for (; run.last < rows && seq[run.last] == run.seq; run.last++) {
+        int2 range = ranges[run.last];
+        run.common_begin = max(run.common_begin, range.x);
+        run.common_end = min(run.common_end, range.y);
+        if (range.x < range.y) {
+            run.begin = min(run.begin, range.x);
+            run.end = max(run.end, range.y);
+        }
+    }
+    if (first > 0 || run.last < rows)
+        run.common_end = 0;
+    return run;
+}
+
+/* Where tile t of the run lies. A block of keys that no row sees may be anything: it is left out.
+ */
+__device__ __forceinline__ key_rows run_tile(const kv_view &kv, const row_run &run, int head, int t)
+{
+    int64_t entry = (int64_t)run.seq * kv.max_blocks + t * 2;
+    key_rows rows = {kv.k, kv.v, 0, 0, kv.head_dim, run.begin - t * KEYS, run.end - t * KEYS};
+    int low = rows.from < KV_BLOCK ? kv.blocks[entry] : -1;
+    int high = rows.to > KV_BLOCK ? kv.blocks[entry + 1] : -1;
+    if (low >= 0 && low < kv.block.n)
+        rows.low = kv_block_at(kv, low, head);
+    else
+        rows.from = max(rows.from, KV_BLOCK);
+    if (high >= 0 && high < kv.block.n)
+        rows.high = kv_block_at(kv, high, head);
+    else
+        rows.to = min(rows.to, KV_BLOCK);
+    return rows;
+}
+
+template <int D>
+__global__ void __launch_bounds__(ATTN_THREADS, 2)
+    attn_prefill_kernel(attn_args a, const int2 *all_ranges)
+{
+    using tile = warp_tile<D, 16>;
+    SHARED(__half, keys, [2][KEYS][D + ATTN_PAD]);
+    SHARED(__half, values, [2][KEYS][D + ATTN_PAD]);
+    SHARED(int2, ranges, [PREFILL_QUERIES]);
+    SHARED(int, seq, [PREFILL_QUERIES]);
+    SHARED(row_run, runs, [1]);
+    int of_kv_head = a.heads / a.kv.n_kv_heads, head = blockIdx.y * a.group;
+    int kv_head = head / of_kv_head, first = blockIdx.x * (PREFILL_QUERIES / a.group);
+    int rows = min(PREFILL_QUERIES / a.group, a.n - first);
+    row_map map = {first, rows * a.group, a.group, head, a.heads, a.kv.head_dim};
+    for (int i = threadIdx.x; i < rows; i += ATTN_THREADS) {
+        ranges[i] = all_ranges[first + i];
+        seq[i] = a.seq[first + i];
+    }
+
+    tile w;
+    int row[tile::SLOTS]; /* of the block; -1: none */
+#pragma unroll
+    for (int slot = 0; slot < tile::SLOTS; slot++) {
+        int i = warp_row<16>() + slot_row(slot);
+        row[slot] = i < map.n ? i / a.group : -1;
+    }
+    clear_tile(w);
+    load_queries(w, a.q, map, a.scale * LOG2_E);
+
+    tile_copy<D> copy;
+    for (int from = 0, b = 0; from < rows; from = runs[0].last) {
+        __syncthreads(); /* the run before is done with it and both buffers */
+        if (threadIdx.x == 0)
+            runs[0] = find_run(seq, ranges, from, rows);
+        __syncthreads();
+        const row_run &run = runs[0];
+        int t = run.begin / KEYS, last = (run.end - 1) / KEYS;
+        if (run.begin >= run.end)
+            continue;
+        begin_copy(copy, keys[b], values[b], run_tile(a.kv, run, kv_head, t));
+        for (; t <= last; t++, b ^= 1) {
+            uint32_t poison = 0, hidden[tile::SLOTS];
+            bool sees = false;
+#pragma unroll
+            for (int slot = 0; slot < tile::SLOTS; slot++) {
+                bool in_run = row[slot] >= run.first && row[slot] < run.last;
+                int2 range = in_run ? ranges[row[slot]] : make_int2(0, 0);
+                hidden[slot] = first_bits(range.x - t * KEYS) | ~first_bits(range.y - t * KEYS);
+                sees = sees || hidden[slot] != ~0u;
+            }
+            finish_copy(copy, keys[b], values[b]);
+            if (t * KEYS < run.common_begin || t * KEYS + KEYS > run.common_end)
+                poison = purge_values<D>(values[b]);
+            else
+                __syncthreads();
+            if (t < last)
+                begin_copy(copy, keys[b ^ 1], values[b ^ 1], run_tile(a.kv, run, kv_head, t + 1));
+            if (__any_sync(ALL_LANES, sees))
+                attend(w, keys[b], values[b], 1.0f, hidden);
+            if (poison)
+                poison_rows(w, poison, hidden);
+        }
+    }
+    store_rows(a.y, w, map, 1.0f);
 }
 
 #ifndef __CUDACC_RTC__
-#include "exec_cuda.h"
-
 size_t attn_scratch_cuda(const struct mll_exec *ex, int n, int heads, int head_dim)
 {
-    (void)ex, (void)n, (void)heads, (void)head_dim;
-    return 0;
+    size_t ranges = (size_t)n * sizeof(int2) + 64, decode = attn_decode_scratch(n, heads, head_dim);
+    (void)ex;
+    return ranges > decode ? ranges : decode;
+}
+
+static void attn_prefill(struct mll_exec *ex, const struct attn_args *args)
+{
+    int group = heads_in_block(args->heads / args->kv.n_kv_heads, PREFILL_QUERIES);
+    int2 *ranges = (int2 *)exec_alloc(ex, (size_t)args->n * sizeof *ranges);
+    struct attn_args a = *args;
+    a.group = group;
+    dim3 grid(blocks_for((size_t)a.n, (size_t)(PREFILL_QUERIES / group)),
+              (unsigned)(a.heads / group));
+    LAUNCH(attn_ranges_kernel, dim3((unsigned)a.n), dim3(WARP), 0, stream_of(ex), ranges, a);
+    launched(ex, "attn_ranges");
+    if (a.kv.head_dim <= 32)
+        LAUNCH((attn_prefill_kernel<32>), grid, dim3(ATTN_THREADS), 0, stream_of(ex), a, ranges);
+    else
+        LAUNCH((attn_prefill_kernel<128>), grid, dim3(ATTN_THREADS), 0, stream_of(ex), a, ranges);
+    launched(ex, "attn_prefill");
 }
 
 void attn_cuda(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
                const struct kv_table *table, const int32_t *seq, const int32_t *begin,
                const int32_t *end, int n, int heads, float scale)
 {
-    LAUNCH(attn_kernel, dim3((unsigned)n, (unsigned)heads), dim3(WARP), 0, stream_of(ex), y, q,
-           kv_view_of(ex, pool, table, OP_ATTN, 1), seq, begin, end, heads, scale);
-    launched(ex, "attn");
+    struct attn_args a = {y, q,    kv_view_of(ex, pool, table, OP_ATTN), seq, begin, end, n, heads,
+                          0, scale};
+    size_t mark = exec_mark(ex);
+    if (ex->phase == MLL_DECODE)
+        attn_decode(ex, &a);
+    else
+        attn_prefill(ex, &a);
+    exec_release(ex, mark);
 }
 #endif

@@ -101,6 +101,10 @@ static enum mll_status open_stream(struct exec_cuda *e, const struct exec_device
     if (error == cudaSuccess)
         error = cudaMalloc((void **)&e->record, sizeof *e->record);
     if (error == cudaSuccess)
+        error = cudaMalloc((void **)&e->tickets, EXEC_TICKETS * sizeof *e->tickets);
+    if (error == cudaSuccess)
+        error = cudaMemsetAsync(e->tickets, 0, EXEC_TICKETS * sizeof *e->tickets, e->stream);
+    if (error == cudaSuccess)
         error =
             cudaHostAlloc((void **)&e->host_record, sizeof *e->host_record, cudaHostAllocDefault);
     if (error == cudaErrorMemoryAllocation)
@@ -173,6 +177,7 @@ void close_cuda(struct mll_exec *ex)
     free(e->base.host);
     cudaFree(e->base.arena);
     cudaFree(e->record);
+    cudaFree(e->tickets);
     if (e->host_record != NULL)
         cudaFreeHost(e->host_record);
     if (e->stream != NULL)

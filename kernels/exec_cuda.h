@@ -9,7 +9,7 @@
 #include "device.cuh"
 #include "backend.h"
 
-enum { FAULT_SITES = 64, EXEC_GRAPHS = 16, GRAPH_KEY = 64 };
+enum { FAULT_SITES = 64, EXEC_GRAPHS = 16, GRAPH_KEY = 64, EXEC_TICKETS = 4096 };
 
 /* What a bounds check belongs to. */
 struct fault_site {
@@ -44,6 +44,8 @@ struct exec_cuda {
     bool busy;                       /* something may be under way */
     unsigned long long *record;      /* device: the lowest fault, all ones for none */
     unsigned long long *host_record; /* pinned */
+    unsigned *tickets; /* device (EXEC_TICKETS), zeros between kernels: where blocks of one row
+                        * count themselves, so that the last knows it is */
     struct fault_site sites[FAULT_SITES];
     int n_sites;
     const char *fault_stage; /* the label in force when a fault was first seen; debug_sync only */

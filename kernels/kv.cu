@@ -24,7 +24,7 @@ void kv_append_cuda(struct mll_exec *ex, struct kv_pool *pool, const float *k, c
                     const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)
 {
     LAUNCH(kv_append_kernel, dim3((unsigned)n, (unsigned)pool->n_kv_heads), dim3(KV_THREADS), 0,
-           stream_of(ex), kv_view_of(ex, pool, table, OP_KV_APPEND, 0), k, v, seq, pos);
+           stream_of(ex), kv_view_of(ex, pool, table, OP_KV_APPEND), k, v, seq, pos);
     launched(ex, "kv_append");
 }
 #endif

@@ -14,6 +14,12 @@ struct kv_view {
     bounds seq, position, block;
 };
 
+/* Where the KV_BLOCK keys of one head lie in a block, in elements. */
+__device__ __forceinline__ int64_t kv_block_at(const kv_view &kv, int block, int head)
+{
+    return ((int64_t)block * kv.n_kv_heads + head) * KV_BLOCK * kv.head_dim;
+}
+
 /* Where position pos of sequence seq lies for one head, in elements; -1 after recording a fault.
  * row: what a fault of seq or pos names. */
 __device__ __forceinline__ int64_t kv_place(const kv_view &kv, int row, int seq, int pos, int head)
@@ -24,14 +30,24 @@ __device__ __forceinline__ int64_t kv_place(const kv_view &kv, int row, int seq,
     int block = kv.blocks[entry];
     if (!in_bounds(kv.block, entry, block))
         return -1;
-    return (((int64_t)block * kv.n_kv_heads + head) * KV_BLOCK + pos % KV_BLOCK) * kv.head_dim;
+    return kv_block_at(kv, block, head) + pos % KV_BLOCK * kv.head_dim;
+}
+
+/* Whether the sequence and the range of keys of a row are within the table; records which is not.
+ */
+__device__ __forceinline__ bool kv_range(const kv_view &kv, int row, int seq, int begin, int end)
+{
+    if (!in_bounds(kv.seq, row, seq))
+        return false;
+    return begin >= end || ((begin >= 0 || in_bounds(kv.position, row, begin)) &&
+                            (end <= kv.position.n || in_bounds(kv.position, row, end)));
 }
 
 #ifndef __CUDACC_RTC__
 #include "exec_cuda.h"
 
 static inline struct kv_view kv_view_of(struct mll_exec *ex, const struct kv_pool *pool,
-                                        const struct kv_table *table, enum mll_op op, int slack)
+                                        const struct kv_table *table, enum mll_op op)
 {
     struct kv_view kv = {(__half *)pool->k,
                          (__half *)pool->v,
@@ -40,7 +56,7 @@ static inline struct kv_view kv_view_of(struct mll_exec *ex, const struct kv_poo
                          pool->head_dim,
                          table->max_blocks,
                          bounds_of(ex, op, table->n_seqs),
-                         bounds_of(ex, op, (int64_t)table->max_blocks * MLL_KV_BLOCK + slack),
+                         bounds_of(ex, op, (int64_t)table->max_blocks * MLL_KV_BLOCK),
                          bounds_of(ex, op, pool->n_blocks)};
     return kv;
 }

@@ -257,8 +257,9 @@ void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
  *   v (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim)                       float32 on the CPU
  * On a GPU both lie as (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim), in fp16.
  * Blocks are zeroed before their first use. The same pool form serves self and cross attention. */
-#define MLL_KV_BLOCK   16
-#define MLL_ATTN_CHUNK 64
+#define MLL_KV_BLOCK     16
+#define MLL_ATTN_CHUNK   64
+#define MLL_ATTN_DIM_MAX 128 /* on a GPU */
 
 /* Narrow types on the CPU: F16 in the same places; I8 as round(x / scale), scale = max |x| / 127 of
  * a position and head, behind the block's elements. */
@@ -296,14 +297,16 @@ void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, con
 /* Grouped-query attention of row r over the keys [begin[r], end[r]) of sequence seq[r]; query head
  * h uses KV head h / (heads / n_kv_heads). An empty range gives zeros. Causal self attention: begin
  * 0, end pos + 1. Cross attention: the range of vision rows that the token sees. Index faults as
- * in kv_append, begin and end in place of pos; blocks outside the range are not looked at.
+ * in kv_append, begin and end in place of pos; blocks outside the range are not looked at. scale is
+ * positive. On a GPU head_dim is a multiple of 8, at most MLL_ATTN_DIM_MAX.
  * y, q (n, heads, head_dim).   HF: eager_attention_forward with repeat_kv */
 void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
              const struct kv_table *table, const int32_t *seq, const int32_t *begin,
              const int32_t *end, int n, int heads, float scale);
 /* Attention of all rows over all rows of one image. A pair is blocked if pad[] is set for both; a
- * row all of whose keys are blocked attends to all of them alike.  y, q, k, v (rows, heads,
- * head_dim), pad (rows).   HF: MllamaVisionAttention + _prepare_aspect_ratio_attention_mask */
+ * row all of whose keys are blocked attends to all of them alike. scale is positive. On a GPU
+ * head_dim is at most MLL_ATTN_DIM_MAX.  y, q, k, v (rows, heads, head_dim), pad (rows).
+ * HF: MllamaVisionAttention + _prepare_aspect_ratio_attention_mask */
 void op_attn_vision(struct mll_exec *ex, float *y, const float *q, const float *k, const float *v,
                     const uint8_t *pad, int rows, int heads, int head_dim, float scale);
 /* Scratch that op_attn_vision and op_attn take from the arena at these sizes, in bytes. */
