@@ -176,6 +176,16 @@ __device__ __forceinline__ bool in_bounds(const struct bounds &b, int64_t positi
     return false;
 }
 
+/* x, of which the compiler knows nothing: what follows from it is not kept in registers meanwhile.
+ */
+__device__ __forceinline__ int opaque(int x)
+{
+#if !defined(MLL_SHIM)
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 /* ---- shared memory by address ---------------------------------------------------------------- */
 
 /* A place in shared memory as the hardware takes it. What the compiler makes of a computed index

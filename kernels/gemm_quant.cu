@@ -22,39 +22,42 @@ template <bool Q4, int BN, int BK> struct quant_piece {
     float nested;
 };
 
-/* Reads the piece at k of the row, which starts at element `row`. */
+/* Reads the piece at k of the thread's row, which starts at element `row`. */
 template <bool Q4, int BN, int BK>
 __device__ __forceinline__ void quant_read(quant_piece<Q4, BN, BK> &piece, const struct q4 &w,
-                                           size_t row, int k)
+                                           uint32_t row, int k)
 {
     typedef quant_piece<Q4, BN, BK> shape;
-    size_t at = row + k + threadIdx.x % shape::LANES * shape::CODES;
+    uint32_t at = row + k + threadIdx.x % shape::LANES * shape::CODES;
     const uint8_t *from = w.codes + (Q4 ? at / 2 : at);
     if (shape::BYTES == 8) {
-        uint2 v = *(const uint2 *)from;
+        uint2 v = __ldg((const uint2 *)from);
         piece.codes[0] = v.x, piece.codes[1] = v.y;
     } else {
 #pragma unroll
-        for (int i = 0; i < shape::BYTES / 16; i++)
+        for (int i = 0; i < shape::BYTES / 16; i++) {
+            uint4 v = __ldg((const uint4 *)from + i);
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                piece.codes[4 * i + j] = word_of(((const uint4 *)from)[i], j);
+                piece.codes[4 * i + j] = word_of(v, j);
+        }
     }
     if (!Q4)
         return;
-    size_t block = at >> w.block_log2;
+    uint32_t block = at >> w.block_log2;
     if (w.absmax != nullptr) {
-        piece.absmax = __float_as_uint(w.absmax[block]);
+        piece.absmax = __float_as_uint(__ldg(w.absmax + block));
     } else {
-        piece.absmax = w.absmax_codes[block];
-        piece.nested = w.nested_absmax[block / 256];
+        piece.absmax = __ldg(w.absmax_codes + block);
+        piece.nested = __ldg(w.nested_absmax + block / 256);
     }
 }
 
 /* Writes it to its place in the tile. map: nested_map, in shared memory. */
 template <bool Q4, int BN, int BK>
 __device__ __forceinline__ void quant_write(__half *tile, const quant_piece<Q4, BN, BK> &piece,
-                                            const struct q4 &w, const float *map)
+                                            const struct q4 &w, const uint32_t values16[8],
+                                            const float *map)
 {
     typedef quant_piece<Q4, BN, BK> shape;
     int row = threadIdx.x / shape::LANES;
@@ -64,7 +67,7 @@ __device__ __forceinline__ void quant_write(__half *tile, const quant_piece<Q4, 
         float absmax = __uint_as_float(piece.absmax);
         if (w.absmax == nullptr)
             absmax = __fadd_rn(__fmul_rn(map[piece.absmax], piece.nested), w.nested_offset);
-        values = q4_scale_values(w, absmax);
+        values = q4_scale_values(values16, absmax * w.power);
     }
 #pragma unroll
     for (int i = 0; i < shape::CODES / 8; i++) {
@@ -81,25 +84,25 @@ __device__ __forceinline__ void quant_write(__half *tile, const quant_piece<Q4, 
     }
 }
 
-/* a.parts[0] has the outputs, scale and bias; unit is a factor of all weights. */
 template <bool Q4, int BM, int BN, int BK, int WM, int WN>
-__global__ void __launch_bounds__(GEMM_THREADS, 2)
-    gemm_quant_kernel(struct matmul_args a, struct q4 w, float unit)
+__global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quant_args q)
 {
     const int MB = WM / 16, NB = WN / 16, STEPS = BK / MMA_K;
     SHARED(__half, left, [GEMM_STAGES][BM * BK]);
     SHARED(__half, right, [2][BN * BK]);
     SHARED(float, map, [Q4 ? 256 : 1]);
-    int m = (blockIdx.z * GEMM_GROUP + blockIdx.x) * BM, o = blockIdx.y * BN;
-    if (m >= a.n)
+    int m = (blockIdx.z * GEMM_GROUP + blockIdx.x) * BM;
+    if (m >= q.a.n)
         return;
+    const struct q4 w = quant_weight_of(q, blockIdx.y);
+    int o = (blockIdx.y - matmul_part_of(q.a, blockIdx.y).tile_from) * BN;
     if (Q4 && w.absmax == nullptr)
         for (int i = threadIdx.x; i < 256; i += GEMM_THREADS)
             map[i] = w.nested_map[i];
     __syncthreads();
     int warp = threadIdx.x / WARP;
     int wm = warp % (BM / WM) * WM, wn = warp / (BM / WM) * WN;
-    tile_source<BM, BK> x = tile_source_of<BM, BK>(a.x, m, a.n, a.stride);
+    tile_source<BM, BK> x = tile_source_of<BM, BK>(q.a.x, m, q.a.n, q.a.stride);
     /* rows beyond the last read the last one again; what they give is not stored */
     size_t row =
         (size_t)min(o + (int)threadIdx.x / quant_piece<Q4, BN, BK>::LANES, w.rows - 1) * w.cols;
@@ -114,7 +117,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2)
             for (int e = 0; e < 8; e++)
                 acc[i][j][e] = 0.0f;
     quant_read(piece, w, row, 0);
-    quant_write(right[0], piece, w, map);
+    quant_write(right[0], piece, w, q.w[0].values, map);
     if (tiles > 1)
         quant_read(piece, w, row, BK);
 
@@ -141,7 +144,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2)
             tile_copy<BM, BK>(left[fill], x, (t + GEMM_STAGES - 1) * BK);
         cp_async_commit();
         if (t + 1 < tiles)
-            quant_write(right[(t + 1) % 2], piece, w, map);
+            quant_write(right[(t + 1) % 2], piece, w, q.w[0].values, map);
         if (t + 2 < tiles)
             quant_read(piece, w, row, (t + 2) * BK);
         fill = fill + 1 == GEMM_STAGES ? 0 : fill + 1;
@@ -195,47 +198,38 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2)
         }
         if (t + 1 < tiles) {
             tile_write<BM, BK>(left[(t + 1) % 2], held);
-            quant_write(right[(t + 1) % 2], piece, w, map);
+            quant_write(right[(t + 1) % 2], piece, w, q.w[0].values, map);
         }
         if (t + 2 < tiles)
             quant_read(piece, w, row, (t + 2) * BK);
         __syncthreads();
     }
 #endif
-    gemm_store<MB, NB>(a, a.parts[0], acc, m + wm, o + wn, unit);
+    int tile = opaque(blockIdx.y);
+    gemm_store<MB, NB>(q.a, matmul_part_of(q.a, tile), acc, m + wm, o + wn,
+                       quant_weight_of(q, tile).unit);
 }
 
 #ifndef __CUDACC_RTC__
 #include "quant_cuda.h"
 
-void gemm_quant(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
-                const struct q4 *q, const float *bias)
+void gemm_quant(struct mll_exec *ex, struct quant_args *q, bool is_q4)
 {
-    struct matmul_args a = {x->rows, x->scale, x->n, x->stride, 1, {}};
-    struct q4 codes = {};
-    a.parts[0].y = y;
-    a.parts[0].scale = w->scale;
-    a.parts[0].bias = bias;
-    a.parts[0].rows = w->rows;
-    codes.codes = (const uint8_t *)w->data;
-    codes.rows = w->rows;
-    codes.cols = w->cols;
-    float unit = q != NULL ? q->unit / q->power : 1.0f / 127.0f;
-    int shape = gemm_choose(ex, &a);
-    dim3 grid = gemm_grid(&a, shape), block(GEMM_THREADS);
+    int shape = gemm_choose(ex, &q->a);
+    dim3 grid = gemm_grid(&q->a, shape), block(GEMM_THREADS);
     cudaStream_t s = stream_of(ex);
-    if (q != NULL && shape == 0)
-        LAUNCH((gemm_quant_kernel<true, 128, 128, 32, 64, 64>), grid, block, 0, s, a, *q, unit);
-    else if (q != NULL && shape == 1)
-        LAUNCH((gemm_quant_kernel<true, 128, 64, 32, 64, 32>), grid, block, 0, s, a, *q, unit);
-    else if (q != NULL)
-        LAUNCH((gemm_quant_kernel<true, 64, 64, 64, 32, 32>), grid, block, 0, s, a, *q, unit);
+    if (is_q4 && shape == 0)
+        LAUNCH((gemm_quant_kernel<true, 128, 128, 32, 64, 64>), grid, block, 0, s, *q);
+    else if (is_q4 && shape == 1)
+        LAUNCH((gemm_quant_kernel<true, 128, 64, 32, 64, 32>), grid, block, 0, s, *q);
+    else if (is_q4)
+        LAUNCH((gemm_quant_kernel<true, 64, 64, 64, 32, 32>), grid, block, 0, s, *q);
     else if (shape == 0)
-        LAUNCH((gemm_quant_kernel<false, 128, 128, 32, 64, 64>), grid, block, 0, s, a, codes, unit);
+        LAUNCH((gemm_quant_kernel<false, 128, 128, 32, 64, 64>), grid, block, 0, s, *q);
     else if (shape == 1)
-        LAUNCH((gemm_quant_kernel<false, 128, 64, 32, 64, 32>), grid, block, 0, s, a, codes, unit);
+        LAUNCH((gemm_quant_kernel<false, 128, 64, 32, 64, 32>), grid, block, 0, s, *q);
     else
-        LAUNCH((gemm_quant_kernel<false, 64, 64, 64, 32, 32>), grid, block, 0, s, a, codes, unit);
+        LAUNCH((gemm_quant_kernel<false, 64, 64, 64, 32, 32>), grid, block, 0, s, *q);
     launched(ex, "gemm_quant");
 }
 #endif

@@ -24,7 +24,7 @@ struct q4_lane {
 };
 
 __device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const struct gemv_x &x,
-                                                     int col0)
+                                                     int tile, int col0)
 {
     int lane = threadIdx.x % WARP, part = gemv_part(lane);
     int col = GEMV_QUADS ? gemv_row(lane) & 3 : gemv_row(lane);
@@ -32,7 +32,7 @@ __device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const s
     struct q4_lane l;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        l.codes[i] = w.codes + (size_t)gemv_weight_row(blockIdx.x, lane, i, w.rows) * (w.cols / 2);
+        l.codes[i] = w.codes + (size_t)gemv_weight_row(tile, lane, i, w.rows) * (w.cols / 2);
         l.has[i] = meets && col0 + col + 4 * i < x.n;
         l.x[i] = x.rows + (size_t)(col0 + col + 4 * i) * x.stride;
     }
@@ -46,13 +46,14 @@ __host__ __device__ __forceinline__ int q4_absmax_stride(int cols)
     return (cols / 64 + 1) / 4 * 4 + 2;
 }
 
-/* The absmax of the block's 16 rows to shared memory (GEMV_ROWS, stride). */
+/* The absmax of the tile's 16 rows to shared memory (GEMV_ROWS, stride). */
 template <bool NESTED>
-__device__ __forceinline__ void q4_fill_absmax(float *absmax, const struct q4 &w, const float *map)
+__device__ __forceinline__ void q4_fill_absmax(float *absmax, const struct q4 &w, const float *map,
+                                               int tile)
 {
     int blocks = w.cols / 64, stride = q4_absmax_stride(w.cols);
     for (int r = threadIdx.x / WARP; r < GEMV_ROWS; r += GEMV_WARPS) {
-        size_t first = (size_t)min((int)blockIdx.x * GEMV_ROWS + r, w.rows - 1) * blocks;
+        size_t first = (size_t)min(tile * GEMV_ROWS + r, w.rows - 1) * blocks;
         for (int b = threadIdx.x % WARP; b < stride; b += WARP)
             absmax[r * stride + b] =
                 b < blocks ? q4_absmax<NESTED>(w, map, (first + b) >> (w.block_log2 - 6)) : 0.0f;
@@ -105,16 +106,16 @@ __device__ __forceinline__ void q4_multiply(float d[N][GEMV_SUMS], uint4 xs[N][4
 }
 
 /* sum += d * absmax of its rows. absmax: of the lane's first row and the window's block that is the
- * lane's, in shared memory. */
+ * lane's; the next row's is `stride` floats further. */
 template <int GROUPS, int N>
 __device__ __forceinline__ void q4_scale(float sum[N][GEMV_SUMS], const float d[N][GEMV_SUMS],
-                                         const float *absmax, int stride)
+                                         shared_at absmax, int stride)
 {
 #pragma unroll
     for (int i = 0; i < GEMV_SUMS; i++) {
         if (!GEMV_QUADS && GROUPS == 1 && (i & 4))
             continue; /* columns 4-7, which nobody wants */
-        float s = absmax[gemv_sum_row(0, i) * stride];
+        float s = __uint_as_float(shared_word(absmax + gemv_sum_row(0, i) * stride * 4));
 #pragma unroll
         for (int g = 0; g < N; g++)
             sum[g][i] = fmaf(d[g][i], s, sum[g][i]);
@@ -142,32 +143,36 @@ template <int N> __device__ __forceinline__ void q4_put(float *part, const float
 
 template <bool NESTED, int GROUPS>
 __global__ void __launch_bounds__(GEMV_THREADS, GROUPS == 1 && GEMV_QUADS ? 3 : 2)
-    gemv_q4_kernel(float *y, struct gemv_x x, struct q4 w, const float *bias)
+    gemv_q4_kernel(struct quant_args q)
 {
     SHARED(uint32_t, table, [Q4_TABLE]);
     SHARED(uint32_t, values, [16]);
     SHARED(float, map, [NESTED ? 256 : 1]);
     DYN_SHARED(float, absmax);
     DYN_SHARED_BYTES(GEMV_ROWS * 66 * sizeof(float)); /* of 4096 columns */
+    const struct matmul_part out = matmul_part_of(q.a, blockIdx.x);
+    const struct q4 w = quant_weight_of(q, blockIdx.x);
+    const struct gemv_x x = {q.a.x, q.a.x_scale, q.a.n, q.a.stride};
     const int N = GEMV_QUADS ? GROUPS : 1, STEP = GEMV_WARPS * Q4_K;
+    const int tile = blockIdx.x - out.tile_from;
     const int col0 = blockIdx.y * GEMV_COLS, warp = threadIdx.x / WARP, part = threadIdx.x % WARP;
     const int offset = gemv_part(part) * 32; /* of the lane in a window */
-    const struct q4_lane lane = q4_lane_of(w, x, col0);
+    const struct q4_lane lane = q4_lane_of(w, x, tile, col0);
     uint4 ahead[Q4_AHEAD][2] = {};
 #pragma unroll
     for (int a = 0; a < Q4_AHEAD; a++)
         q4_load(ahead[a], lane, warp * Q4_K + a * STEP + offset, w.cols);
     if (NESTED)
         map[threadIdx.x] = w.nested_map[threadIdx.x];
-    q4_values(values, w);
+    q4_values(values, q.w[0]);
     __syncthreads();
     q4_fill(table, values);
-    q4_fill_absmax<NESTED>(absmax, w, map);
+    q4_fill_absmax<NESTED>(absmax, w, map, tile);
     __syncthreads();
 
     const shared_at copy = q4_copy(table);
     const int stride = q4_absmax_stride(w.cols);
-    const float *own = absmax + gemv_sum_row(part, 0) * stride;
+    const shared_at own = shared_at_of(absmax + gemv_sum_row(part, 0) * stride);
     float sum[N][GEMV_SUMS] = {{0.0f}};
     uint4 xs[N][4] = {};
     for (int first = warp * Q4_K; first < w.cols; first += Q4_AHEAD * STEP) {
@@ -179,36 +184,38 @@ __global__ void __launch_bounds__(GEMV_THREADS, GROUPS == 1 && GEMV_QUADS ? 3 : 
             float d[N][GEMV_SUMS];
             q4_multiply<N>(d, xs, copy, ahead[a], lane, k, w.cols);
             q4_load(ahead[a], lane, k + Q4_AHEAD * STEP, w.cols);
-            q4_scale<GROUPS, N>(sum, d, own + k / 64, stride);
+            q4_scale<GROUPS, N>(sum, d, own + k / 64 * 4, stride);
         }
     }
     __syncthreads(); /* the table is done with */
     q4_put<N>((float *)table, sum);
     __syncthreads();
-    gemv_finish(y, (const float *)table, x, blockIdx.x, col0, nullptr, w.unit, bias, w.rows);
+    gemv_finish(out.y, (const float *)table, x, tile, col0, nullptr, w.unit, out.bias, out.rows);
 }
 
-template __global__ void gemv_q4_kernel<true, 1>(float *, struct gemv_x, struct q4, const float *);
-template __global__ void gemv_q4_kernel<true, 2>(float *, struct gemv_x, struct q4, const float *);
-template __global__ void gemv_q4_kernel<false, 1>(float *, struct gemv_x, struct q4, const float *);
-template __global__ void gemv_q4_kernel<false, 2>(float *, struct gemv_x, struct q4, const float *);
+template __global__ void gemv_q4_kernel<true, 1>(struct quant_args);
+template __global__ void gemv_q4_kernel<true, 2>(struct quant_args);
+template __global__ void gemv_q4_kernel<false, 1>(struct quant_args);
+template __global__ void gemv_q4_kernel<false, 2>(struct quant_args);
 
 /* ---- I8 -------------------------------------------------------------------------------------- */
 
 #define I8_AHEAD 4
 #define I8_K     64 /* elements of a window */
 
-__global__ void __launch_bounds__(GEMV_THREADS, 2)
-    gemv_i8_kernel(float *y, struct gemv_x x, const int8_t *codes, const float *scale, int rows,
-                   int cols, const float *bias)
+__global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_args q)
 {
     SHARED(float, part_sums, [GEMV_WARPS * GEMV_COLS * GEMV_ROWS]);
+    const struct matmul_part out = matmul_part_of(q.a, blockIdx.x);
+    const struct q4 w = quant_weight_of(q, blockIdx.x);
+    const struct gemv_x x = {q.a.x, q.a.x_scale, q.a.n, q.a.stride};
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = gemv_part(lane);
-    const int windows = (cols + I8_K - 1) / I8_K, col0 = blockIdx.y * GEMV_COLS;
-    const int8_t *row[2];
+    const int tile = blockIdx.x - out.tile_from, col0 = blockIdx.y * GEMV_COLS;
+    const int windows = w.cols / I8_K;
+    const uint8_t *row[2];
 #pragma unroll
     for (int i = 0; i < 2; i++)
-        row[i] = codes + (size_t)gemv_weight_row(blockIdx.x, lane, i, rows) * cols + part * 16;
+        row[i] = w.codes + (size_t)gemv_weight_row(tile, lane, i, w.rows) * w.cols + part * 16;
     const bool has = col0 + gemv_row(lane) < x.n;
     const __half *xs = x.rows + (size_t)(col0 + gemv_row(lane)) * x.stride + part * 16;
     uint4 ahead[I8_AHEAD][2];
@@ -247,47 +254,36 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
     }
     gemv_put(part_sums, sum);
     __syncthreads();
-    gemv_finish(y, part_sums, x, blockIdx.x, col0, scale, 1.0f / 127.0f, bias, rows);
+    gemv_finish(out.y, part_sums, x, tile, col0, out.scale, w.unit, out.bias, out.rows);
 }
 
 #ifndef __CUDACC_RTC__
 #include "quant_cuda.h"
 
-static struct gemv_x gemv_x(const struct operand *o)
-{
-    struct gemv_x x = {o->rows, o->scale, o->n, o->stride};
-    return x;
-}
-
 /* Launches with as much dynamic shared memory as the columns want. */
-static void launch_q4(void (*kernel)(float *, struct gemv_x, struct q4, const float *),
-                      struct mll_exec *ex, float *y, const struct operand *x, const struct q4 *w,
-                      const float *bias)
+static void launch_q4(void (*kernel)(struct quant_args), struct mll_exec *ex, struct quant_args *q)
 {
-    dim3 grid(blocks_for((size_t)w->rows, GEMV_ROWS), blocks_for((size_t)x->n, GEMV_COLS));
-    int shared = GEMV_ROWS * q4_absmax_stride(w->cols) * (int)sizeof(float);
+    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.n, GEMV_COLS));
+    int shared = GEMV_ROWS * q4_absmax_stride(q->w[0].cols) * (int)sizeof(float);
     if (shared > 14 * 1024) /* with the table more than what every kernel may have */
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-    LAUNCH(kernel, grid, dim3(GEMV_THREADS), shared, stream_of(ex), y, gemv_x(x), *w, bias);
+    LAUNCH(kernel, grid, dim3(GEMV_THREADS), shared, stream_of(ex), *q);
     launched(ex, "gemv_q4");
 }
 
-void gemv_q4(struct mll_exec *ex, float *y, const struct operand *x, const struct q4 *w,
-             const float *bias)
+void gemv_q4(struct mll_exec *ex, struct quant_args *q)
 {
-    bool two = x->n > 4;
-    if (w->absmax == NULL)
-        launch_q4(two ? gemv_q4_kernel<true, 2> : gemv_q4_kernel<true, 1>, ex, y, x, w, bias);
+    bool two = q->a.n > 4;
+    if (q->w[0].absmax == NULL)
+        launch_q4(two ? gemv_q4_kernel<true, 2> : gemv_q4_kernel<true, 1>, ex, q);
     else
-        launch_q4(two ? gemv_q4_kernel<false, 2> : gemv_q4_kernel<false, 1>, ex, y, x, w, bias);
+        launch_q4(two ? gemv_q4_kernel<false, 2> : gemv_q4_kernel<false, 1>, ex, q);
 }
 
-void gemv_i8(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
-             const float *bias)
+void gemv_i8(struct mll_exec *ex, struct quant_args *q)
 {
-    dim3 grid(blocks_for((size_t)w->rows, GEMV_ROWS), blocks_for((size_t)x->n, GEMV_COLS));
-    LAUNCH(gemv_i8_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), y, gemv_x(x),
-           (const int8_t *)w->data, w->scale, w->rows, w->cols, bias);
+    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.n, GEMV_COLS));
+    LAUNCH(gemv_i8_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *q);
     launched(ex, "gemv_i8");
 }
 #endif

@@ -48,7 +48,7 @@ void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat
     struct operand o = operand_of(ex, x, n, w->cols);
     const float *b = bias ? (const float *)bias->data : NULL;
     if (w->dtype == MLL_DTYPE_Q4 || w->dtype == MLL_DTYPE_I8)
-        matmul_quant(ex, y, x, &o, w, b);
+        matmul_quant(ex, &y, x, &o, &w, b, 1);
     else
         matmul_half(ex, &y, &o, &w, b, 1);
     size_t outputs = (size_t)n * (size_t)w->rows, inputs = (size_t)n * (size_t)w->cols;

@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
 #include "quant_cuda.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "half.h"
 
@@ -141,37 +142,83 @@ void q4_describe(struct device_blocks *d, const struct mat *m)
 
 /* ---- choice ---------------------------------------------------------------------------------- */
 
+static const struct q4 *q4_of(const struct mat *w)
+{
+    return w->dtype == MLL_DTYPE_Q4 ? &((const struct device_blocks *)(const void *)w->blocks)->q4
+                                    : NULL;
+}
+
+/* Whether the kernels of gemv_quant.cu and gemm_quant.cu take it. */
 static bool is_regular(const struct mat *w)
 {
     bool whole = w->cols % 64 == 0 && (w->dtype == MLL_DTYPE_I8 || w->blocks->block % 64 == 0);
-    return whole && (uintptr_t)w->data % 16 == 0;
+    return whole && (uintptr_t)w->data % 16 == 0 && w->cols <= 32768 &&
+           (size_t)w->rows * (size_t)w->cols <= UINT32_MAX;
+}
+
+/* Whether both may go into one launch. */
+static bool is_alike(const struct mat *a, const struct mat *b)
+{
+    const struct q4 *p = q4_of(a), *q = q4_of(b);
+    return a->dtype == b->dtype && is_regular(b) &&
+           (p == NULL || ((p->absmax == NULL) == (q->absmax == NULL) &&
+                          memcmp(p->values, q->values, sizeof p->values) == 0));
 }
 
 static void matmul_plain(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
-                         const struct q4 *q, const float *bias, int n)
+                         const float *bias, int n)
 {
     dim3 grid(blocks_for((size_t)w->rows, PLAIN_WARPS), (unsigned)n), block(PLAIN_WARPS * WARP);
-    if (q != NULL)
-        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, x, *q, bias);
+    if (w->dtype == MLL_DTYPE_Q4)
+        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, x, *q4_of(w), bias);
     else
         LAUNCH(matmul_plain_i8_kernel, grid, block, 0, stream_of(ex), y, x, (const int8_t *)w->data,
                w->scale, w->rows, w->cols, bias);
     launched(ex, "matmul_plain");
 }
 
-void matmul_quant(struct mll_exec *ex, float *y, const float *rows, const struct operand *x,
-                  const struct mat *w, const float *bias)
+/* Adds w to the launch. */
+static void add_part(struct quant_args *q, float *y, const struct mat *w, const float *bias,
+                     enum mll_phase phase)
 {
-    const struct q4 *q = w->dtype == MLL_DTYPE_Q4
-                             ? &((const struct device_blocks *)(const void *)w->blocks)->q4
-                             : NULL;
-    if (!is_regular(w))
-        matmul_plain(ex, y, rows, w, q, bias, x->n);
-    else if (ex->phase == MLL_PREFILL)
-        gemm_quant(ex, y, x, w, q, bias);
-    else if (q != NULL)
-        gemv_q4(ex, y, x, q, bias);
-    else
-        gemv_i8(ex, y, x, w, bias);
+    struct matmul_part *part = &q->a.parts[q->a.n_parts];
+    struct q4 *codes = &q->w[q->a.n_parts++];
+    part->y = y;
+    part->scale = w->scale;
+    part->bias = bias;
+    part->rows = w->rows;
+    if (w->dtype == MLL_DTYPE_Q4) {
+        *codes = *q4_of(w);
+        if (phase == MLL_PREFILL) /* the weights are multiplied by power first */
+            codes->unit /= codes->power;
+        return;
+    }
+    codes->codes = (const uint8_t *)w->data;
+    codes->unit = 1.0f / 127.0f;
+    codes->rows = w->rows;
+    codes->cols = w->cols;
+}
+
+void matmul_quant(struct mll_exec *ex, float *const y[], const float *rows, const struct operand *x,
+                  const struct mat *const w[], const float *bias, int count)
+{
+    for (int i = 0; i < count;) {
+        struct quant_args q = {{x->rows, x->scale, x->n, x->stride, 0, {}}, {}};
+        const struct mat *first = w[i];
+        bool is_q4 = first->dtype == MLL_DTYPE_Q4;
+        if (!is_regular(first)) {
+            matmul_plain(ex, y[i], rows, first, i == 0 ? bias : NULL, x->n);
+            i++;
+            continue;
+        }
+        for (; i < count && q.a.n_parts < MATMUL_GROUP && is_alike(first, w[i]); i++)
+            add_part(&q, y[i], w[i], i == 0 ? bias : NULL, ex->phase);
+        if (ex->phase == MLL_PREFILL)
+            gemm_quant(ex, &q, is_q4);
+        else if (is_q4)
+            gemv_q4(ex, &q);
+        else
+            gemv_i8(ex, &q);
+    }
 }
 #endif

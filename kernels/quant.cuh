@@ -8,7 +8,7 @@
 #ifndef MLL_QUANT_CUH
 #define MLL_QUANT_CUH
 
-#include "device.cuh"
+#include "matmul.cuh"
 
 /* A Q4 matrix as the kernels take it, made by q4_describe (quant_cuda.h). cols and block are
  * multiples of 64 and codes 16-byte aligned, or else only matmul_plain_kernel may have it. */
@@ -18,12 +18,30 @@ struct q4 {
     const uint8_t *absmax_codes;
     const float *nested_absmax, *nested_map;
     float nested_offset;
-    float unit;     /* 1 / stretch */
+    float unit;     /* of the products: 1 / stretch, prompts: / power too; I8: 1 / 127 */
     float power;    /* of two: |absmax * power| <= 2^14 */
     int block_log2; /* a block is 2^block_log2 elements */
     int rows, cols;
     uint32_t values[8]; /* pairs of fp16: times stretch, so that the largest is in [1, 2) */
 };
+
+/* What the kernels are given: a.parts[i] has the outputs, rows, scale and bias of weight w[i]. Of
+ * I8 only codes, unit, rows and cols are there. All are of one kind and have the same values. */
+struct quant_args {
+    struct matmul_args a;
+    struct q4 w[MATMUL_GROUP];
+};
+
+/* The weight that row tile `tile` of the launch belongs to; not its values, which w[0] has. */
+__device__ __forceinline__ struct q4 quant_weight_of(const struct quant_args &q, int tile)
+{
+    struct q4 w = q.w[0];
+#pragma unroll
+    for (int i = 1; i < MATMUL_GROUP; i++)
+        if (i < q.a.n_parts && tile >= q.a.parts[i].tile_from)
+            w = q.w[i];
+    return w;
+}
 
 /* Where bank conflicts would be the limit (as many weights a clock as HBM brings) one copy a lane.
  */
@@ -85,17 +103,16 @@ struct q4_scaled {
     uint32_t low[4], high[4];
 };
 
-/* The values of a block with this absmax, times w.power: the absmax as a sum of two halves, so that
- * only the products are rounded. */
-__device__ __forceinline__ struct q4_scaled q4_scale_values(const struct q4 &w, float absmax)
+/* The values of a block times scale, as a sum of two halves, so that only the products are rounded.
+ */
+__device__ __forceinline__ struct q4_scaled q4_scale_values(const uint32_t values[8], float scale)
 {
-    float scale = absmax * w.power;
     __half first = __float2half_rn(scale);
     __half2 rest = __half2half2(__float2half_rn(scale - __half2float(first)));
     uint32_t pair[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        __half2 v = half2_of(w.values[i]);
+        __half2 v = half2_of(values[i]);
         pair[i] = half2_bits(__hfma2(v, __half2half2(first), __hmul2(v, rest)));
     }
     struct q4_scaled s;

@@ -17,18 +17,16 @@ struct device_blocks {
  * memory: their absmax is looked at. */
 void q4_describe(struct device_blocks *d, const struct mat *m);
 
-/* op_matmul by a Q4 or I8 weight; x: what operand_of made of rows, which the plain form reads
- * itself; bias (w->rows) or NULL. The exec's phase chooses the kernel. */
-void matmul_quant(struct mll_exec *ex, float *y, const float *rows, const struct operand *x,
-                  const struct mat *w, const float *bias);
+/* y[i] = x w[i]^T for count Q4 and I8 weights of the same cols; bias of w[0] or NULL. x: what
+ * operand_of made of rows, which the plain form reads itself. The exec's phase chooses the kernel;
+ * one launch where the weights are of one kind. */
+void matmul_quant(struct mll_exec *ex, float *const y[], const float *rows, const struct operand *x,
+                  const struct mat *const w[], const float *bias, int count);
 
-/* Prompt rows; q: w's description where it is Q4, or NULL. */
-void gemm_quant(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
-                const struct q4 *q, const float *bias);
+/* Prompt rows. */
+void gemm_quant(struct mll_exec *ex, struct quant_args *q, bool is_q4);
 /* Single tokens, eight rows at a time. */
-void gemv_q4(struct mll_exec *ex, float *y, const struct operand *x, const struct q4 *w,
-             const float *bias);
-void gemv_i8(struct mll_exec *ex, float *y, const struct operand *x, const struct mat *w,
-             const float *bias);
+void gemv_q4(struct mll_exec *ex, struct quant_args *q);
+void gemv_i8(struct mll_exec *ex, struct quant_args *q);
 
 #endif
