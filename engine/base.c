@@ -56,6 +56,15 @@ void mll_assert_failed(const char *condition, const char *file, int line)
     abort();
 }
 
+void mll_index_failed(const char *file, int line, int block, int thread, int index, int bound)
+{
+    fprintf(stderr,
+            "%s:%d: block: [%d,0,0], thread: [%d,0,0] Assertion `index >= 0 && index < bound` "
+            "failed: index %d, bound %d.\n",
+            file, line, block, thread, index, bound);
+    abort();
+}
+
 static int base64_value(char c)
 {
     if (c >= 'A' && c <= 'Z')

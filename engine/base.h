@@ -212,6 +212,8 @@ enum mll_status mll_fail(struct mll_error *err, enum mll_status code, const char
     } while (0)
 
 void mll_assert_failed(const char *condition, const char *file, int line);
+/* Prints what a device assert prints, then aborts. */
+void mll_index_failed(const char *file, int line, int block, int thread, int index, int bound);
 /* The programmer's fault; checked in release builds too. */
 #define MLL_ASSERT(cond) ((cond) ? (void)0 : mll_assert_failed(#cond, __FILE__, __LINE__))
 

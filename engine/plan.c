@@ -39,7 +39,10 @@ static enum mll_status open_cpu(struct mll_exec **ex, const struct mll_options *
 {
     enum mll_isa isa;
     MLL_TRY(isa_by_name(&isa, options->isa, err));
-    return exec_open_cpu(ex, options->threads, isa, options->compute_bf16, 0, err);
+    MLL_TRY(exec_open_cpu(ex, options->threads, isa, options->compute_bf16, 0, err));
+    if (options->debug_bounds)
+        exec_trap_bounds(*ex);
+    return MLL_OK;
 }
 
 /* The number behind "cuda:", 0 behind "cuda", -1 where it is neither. */

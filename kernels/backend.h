@@ -115,6 +115,7 @@ struct mll_exec {
     enum mll_isa isa; /* never AUTO */
     bool bf16;
     int threads;
+    bool trap; /* exec_trap_bounds */
     bool fault_lock;
     struct mll_fault fault;
     void **host; /* (n_host) what exec_alloc_host lent */

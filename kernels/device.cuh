@@ -153,21 +153,29 @@ struct bounds {
 
 #define FAULT_POSITION_BITS 26
 
-__device__ __forceinline__ bool in_bounds(const struct bounds &b, int64_t position, int index)
+/* Prints the line of a device assert and ends the kernel. */
+__device__ __forceinline__ void trap_index(const char *file, int line, int index, int bound)
+{
+    printf("%s:%d: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `index >= 0 && index < bound` "
+           "failed: index %d, bound %d.\n",
+           file, line, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z,
+           index, bound);
+#if defined(MLL_SHIM)
+    shim_trap("index out of bounds");
+#else
+    __trap();
+#endif
+}
+
+/* Whether index is in [0, b.n); the line that asks is the one a trap names. */
+#define in_bounds(b, position, index) in_bounds_at(b, position, index, __FILE__, __LINE__)
+__device__ __forceinline__ bool in_bounds_at(const struct bounds &b, int64_t position, int index,
+                                             const char *file, int line)
 {
     if (index >= 0 && index < b.n)
         return true;
-    if (b.trap) {
-        printf("%s:%d: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `index >= 0 && index < "
-               "bound` failed: index %d, bound %d.\n",
-               __FILE__, __LINE__, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y,
-               threadIdx.z, index, b.n);
-#if defined(MLL_SHIM)
-        shim_trap("index out of bounds");
-#else
-        __trap();
-#endif
-    }
+    if (b.trap)
+        trap_index(file, line, index, b.n);
     const int64_t last = (1ll << FAULT_POSITION_BITS) - 1;
     unsigned long long at = (unsigned long long)(position < last ? position : last);
     unsigned long long word = (unsigned long long)b.site << (FAULT_POSITION_BITS + 32) | at << 32 |

@@ -241,6 +241,11 @@ enum mll_status exec_take_error(struct mll_exec *ex, struct mll_error *err)
     return ex->ops->take_error(ex, err);
 }
 
+void exec_trap_bounds(struct mll_exec *ex)
+{
+    ex->trap = true;
+}
+
 int exec_threads(const struct mll_exec *ex)
 {
     return ex->threads;
@@ -318,8 +323,6 @@ const char *op_name(enum mll_op op)
         return "add_position_embedding";
     case OP_TAKE_ROWS:
         return "take_rows";
-    case OP_PROCESS:
-        return "process";
     }
     return "unknown";
 }

@@ -25,46 +25,50 @@ void hash_rows_cpu(struct mll_exec *ex, struct sample_out *out, const float *x, 
 
 /* ---- processors ------------------------------------------------------------------------------ */
 
-/* Whether the id of a list has a logit row; counts it otherwise. */
-static bool has_row(struct sample_out *out, int32_t id, int dim)
+#define LISTS_FN static inline
+
+LISTS_FN bool lists_mark(uint32_t *word, uint32_t bit)
 {
-    bool inside = id >= 0 && id < dim;
-    out->skipped += !inside;
-    return inside;
+    bool was = (*word & bit) != 0;
+    *word |= bit;
+    return was;
 }
 
-/* marks (dim) zero, and again afterwards. */
-static void penalise(float *y, struct sample_out *out, const struct sample_row *row, uint8_t *marks,
-                     int dim)
+LISTS_FN void lists_ban(float *score)
 {
-    memset(marks, 0, (size_t)dim);
-    for (int i = 0; i < row->n_text; i++) {
-        int32_t id = row->text[i];
-        if (!has_row(out, id, dim) || marks[id])
-            continue;
-        marks[id] = 1;
-        y[id] = sample_penalised(y[id], row->penalty);
-    }
+    *score = -INFINITY;
+}
+
+LISTS_FN void lists_trap(const char *file, int line, int block, int thread, int index, int bound)
+{
+    mll_index_failed(file, line, block, thread, index, bound);
+}
+
+#include "lists.h"
+
+/* The block of threads that a GPU would give the row, one thread after the other. */
+static uint32_t run_lists(const struct lists *l)
+{
+    static uint32_t (*const phases[])(const struct lists *, int, int) = {lists_bias, lists_penalty,
+                                                                         lists_bans};
+    uint32_t skipped = 0;
+    for (int phase = 0; phase < 3; phase++)
+        for (int thread = 0; thread < LISTS_THREADS; thread++)
+            skipped += phases[phase](l, thread, LISTS_THREADS);
+    return skipped;
 }
 
 void process_cpu(struct mll_exec *ex, float *y, struct sample_out *out, const float *x,
                  const struct sample_row *rows, int n, int dim)
 {
-    size_t mark = exec_mark(ex);
-    uint8_t *marks = exec_alloc(ex, (size_t)dim);
+    size_t mark = exec_mark(ex), words = ((size_t)dim + 31) / 32;
+    uint32_t *marks = exec_alloc(ex, words * sizeof *marks);
     for (int r = 0; r < n; r++, x += dim, y += dim) {
-        const struct sample_row *row = &rows[r];
+        struct lists l = {y, marks, &rows[r], dim, r, ex->trap};
         if (y != x)
             memcpy(y, x, (size_t)dim * sizeof *y);
-        out[r].skipped = 0;
-        for (int i = 0; i < row->n_bias; i++)
-            if (has_row(&out[r], row->bias_ids[i], dim))
-                y[row->bias_ids[i]] += row->bias[i];
-        if (row->penalty != 1.0f)
-            penalise(y, &out[r], row, marks, dim);
-        for (int i = 0; i < row->n_banned; i++)
-            if (has_row(&out[r], row->banned[i], dim))
-                y[row->banned[i]] = -INFINITY;
+        memset(marks, 0, words * sizeof *marks);
+        out[r].skipped = run_lists(&l);
     }
     exec_release(ex, mark);
 }

@@ -2,8 +2,6 @@
  * arithmetic: sample.h, parts of a row: sample.cuh. */
 #include "sample.cuh"
 
-#define LIST_THREADS 1024
-
 /* ---- hash ------------------------------------------------------------------------------------ */
 
 struct hash_part {
@@ -73,53 +71,46 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
         marks[i] = 0;
 }
 
-/* Whether the id of a list has a logit row. To have none is no fault, unless faults trap. */
-__device__ __forceinline__ bool has_row(const bounds &b, int position, int id)
+#define LISTS_FN __device__ __forceinline__
+
+LISTS_FN bool lists_mark(uint32_t *word, uint32_t bit)
 {
-    if (id >= 0 && id < b.n)
-        return true;
-    if (b.trap)
-        in_bounds(b, position, id);
-    return false;
+    return (atomicOr(word, bit) & bit) != 0;
 }
 
-/* A block a row: the lists in HF's order. Which of an id's places in the text penalises it makes no
- * difference, the first that marks it does. */
-__global__ void __launch_bounds__(LIST_THREADS)
+LISTS_FN void lists_ban(float *score)
+{
+    atomicExch((unsigned *)score, 0xff800000u);
+}
+
+LISTS_FN void lists_trap(const char *file, int line, int, int, int index, int bound)
+{
+    trap_index(file, line, index, bound);
+}
+
+#include "lists.h"
+
+/* A block a row. */
+__global__ void __launch_bounds__(LISTS_THREADS)
     process_lists_kernel(float *y, sample_out *out, unsigned *marks, const sample_row *rows,
-                         int dim, bounds b)
+                         int dim, bool trap)
 {
     SHARED(uint64_t, part, [WARP]);
-    const sample_row row = rows[blockIdx.x];
-    float *score = y + (size_t)blockIdx.x * dim;
-    unsigned *mark = marks + (size_t)blockIdx.x * ((dim + 31) / 32);
-    uint64_t skipped = 0;
-    for (int i = threadIdx.x; i < row.n_bias; i += LIST_THREADS) {
-        int id = row.bias_ids[i];
-        if (has_row(b, i, id))
-            score[id] += row.bias[i];
-        else
-            skipped++;
-    }
+    int block = (int)blockIdx.x, thread = (int)threadIdx.x;
+    const lists l = {y + (size_t)block * dim,
+                     marks + (size_t)block * ((dim + 31) / 32),
+                     rows + block,
+                     dim,
+                     block,
+                     trap};
+    uint32_t skipped = lists_bias(&l, thread, LISTS_THREADS);
     __syncthreads();
-    for (int i = threadIdx.x; i < row.n_text && row.penalty != 1.0f; i += LIST_THREADS) {
-        int id = row.text[i];
-        if (!has_row(b, i, id))
-            skipped++;
-        else if ((atomicOr(&mark[id / 32], 1u << id % 32) >> id % 32 & 1) == 0)
-            score[id] = sample_penalised(score[id], row.penalty);
-    }
+    skipped += lists_penalty(&l, thread, LISTS_THREADS);
     __syncthreads();
-    for (int i = threadIdx.x; i < row.n_banned; i += LIST_THREADS) {
-        int id = row.banned[i];
-        if (has_row(b, i, id))
-            atomicExch((unsigned *)&score[id], 0xff800000u); /* -Inf; twice is as good */
-        else
-            skipped++;
-    }
-    skipped = block_sum64(skipped, part);
-    if (threadIdx.x == 0)
-        out[blockIdx.x].skipped = (uint32_t)skipped;
+    skipped += lists_bans(&l, thread, LISTS_THREADS);
+    uint64_t sum = block_sum64(skipped, part);
+    if (thread == 0)
+        out[block].skipped = (uint32_t)sum;
 }
 
 /* ---- the choice ------------------------------------------------------------------------------ */
@@ -264,8 +255,8 @@ void process_cuda(struct mll_exec *ex, float *y, struct sample_out *out, const f
     LAUNCH(process_start_kernel, dim3(blocks_for(count, SAMPLE_THREADS)), dim3(SAMPLE_THREADS), 0,
            stream_of(ex), y, marks, x, count, words);
     launched(ex, "process");
-    LAUNCH(process_lists_kernel, dim3((unsigned)n), dim3(LIST_THREADS), 0, stream_of(ex), y, out,
-           marks, rows, dim, bounds_of(ex, OP_PROCESS, dim));
+    LAUNCH(process_lists_kernel, dim3((unsigned)n), dim3(LISTS_THREADS), 0, stream_of(ex), y, out,
+           marks, rows, dim, exec_cuda(ex)->options.debug_bounds);
     launched(ex, "process");
     exec_release(ex, mark);
 }

@@ -78,7 +78,6 @@ enum mll_op {
     OP_ADD_TILE_EMBEDDING,
     OP_ADD_POSITION_EMBEDDING,
     OP_TAKE_ROWS,
-    OP_PROCESS,
 };
 
 /* The first index fault of a step; op OP_NONE means none. position: element of the index array.
@@ -132,6 +131,10 @@ enum mll_status exec_cuda_device(struct exec_device *device, int index, struct m
 /* Gives an exec that was opened with 0 bytes of scratch its arena: the sizes that the stages state
  * depend on the exec. */
 enum mll_status exec_reserve(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err);
+/* For an exec of the CPU what debug_bounds is for a GPU's, as far as op_process goes, the one op
+ * whose kernel the CPU shares: an id without a logit row ends the process (mll_index_failed). */
+void exec_trap_bounds(struct mll_exec *ex);
+
 void exec_close(struct mll_exec *ex); /* NULL allowed */
 bool exec_isa_supported(enum mll_isa isa);
 int exec_threads(const struct mll_exec *ex);

@@ -48,6 +48,12 @@ static const struct command commands[CMD_COUNT] = {
                    "  mllama bench ops --op matmul\n"
                    "  mllama bench compare before.json after.json\n",
                    cmd_bench},
+    [CMD_REPRO] =
+        {"repro", "", "the ScatterGather assert of other runtimes: shown, and absent",
+         "  mllama repro                                both cases, with and without assert\n"
+         "  mllama repro --case prompt -m DIR --device cuda --json\n"
+         "  mllama repro --case smallest --mode assert  die of it here\n",
+         cmd_repro},
     [CMD_INFO] = {"info", "", "version, compilers, CPU, devices, the embedded model",
                   "  mllama info --json\n", cmd_info},
 };

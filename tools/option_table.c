@@ -6,7 +6,7 @@
 #define REQUEST      (BIT(CMD_RUN) | BIT(CMD_TRACE))
 #define DOCUMENTS    (BIT(CMD_EXTRACT) | BIT(CMD_EVAL))
 #define RUNS         (REQUEST | DOCUMENTS)
-#define OPENS        (RUNS | BIT(CMD_PLAN) | BIT(CMD_BENCH))
+#define OPENS        (RUNS | BIT(CMD_PLAN) | BIT(CMD_BENCH) | BIT(CMD_REPRO))
 #define MODEL        (OPENS | BIT(CMD_TOKENIZE) | BIT(CMD_CHECK))
 #define ALL          ((1u << CMD_COUNT) - 1)
 
@@ -45,6 +45,10 @@ const struct option_row option_table[] = {
      "encode special tokens as ordinary text", 0, 0},
     {"decode", 0, OPT_FLAG, AT(decode), BIT(CMD_TOKENIZE), NULL, "ids to text", 0, 0},
 
+    {"case", 0, OPT_CHOICE, AT(repro_case), BIT(CMD_REPRO), "smallest|prompt|all",
+     "one id in 128256 scores, or a model with a picture (default: all)", 0, 0},
+    {"mode", 0, OPT_CHOICE, AT(mode), BIT(CMD_REPRO), "assert|skip|all",
+     "assert with one case happens in this process, which it ends (default: all)", 0, 0},
     {"synthetic", 0, OPT_STRING, AT(synthetic), BIT(CMD_BENCH), "1b|11b|11b-base|90b",
      "made-up weights of that size instead of a model", 0, 0},
     {"n-prompt", 'p', OPT_STRING, AT(n_prompt), BIT(CMD_BENCH), "LIST",

@@ -20,6 +20,7 @@ enum command_id {
     CMD_PLAN,
     CMD_EVAL,
     CMD_BENCH,
+    CMD_REPRO,
     CMD_INFO,
     CMD_COUNT
 };
@@ -61,6 +62,7 @@ struct args {
 
     /* single commands */
     const char *output, *until, *shard, *date_order;
+    const char *repro_case, *mode;
     bool diff, table, deep, no_special, decode;
 
     /* bench */

@@ -15,6 +15,7 @@ int cmd_check(const struct args *args);
 int cmd_plan(const struct args *args);
 int cmd_eval(const struct args *args);
 int cmd_bench(const struct args *args);
+int cmd_repro(const struct args *args);
 int cmd_info(const struct args *args);
 
 /* ---- messages (terminal.c) ---- */

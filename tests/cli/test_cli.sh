@@ -12,7 +12,7 @@ cd "$tmp" || exit 1
 check "no command is a usage error" run 64
 check "--help" run 0 --help
 check "help lists the exit codes" prints "78 configuration"
-for command in extract run trace tokenize check plan eval bench info; do
+for command in extract run trace tokenize check plan eval bench repro info; do
     check "$command -h" run 0 $command -h
     check "$command -h has examples" prints "mllama $command"
     check "help names $command" sh -c "'$MLLAMA' --help | grep -q '^  $command '"
@@ -79,6 +79,18 @@ echo abc >hub/models--org--tiny/refs/main
 ln -s "$MODEL" hub/models--org--tiny/snapshots/abc
 check "a name in the Hugging Face cache" env HF_HUB_CACHE="$tmp/hub" "$MLLAMA" check -m org/tiny
 check "its revision" env HF_HUB_CACHE="$tmp/hub" "$MLLAMA" check -m org/tiny@main
+
+# repro: the assert in a child, and nothing of it here
+check "repro" run 0 repro
+check "the line names file, block, thread and condition" grep -qE "^smallest  assert  kernels/lists.h:[0-9]+: block: \[0,0,0\], thread: \[0,0,0\] Assertion .index >= 0 && index < bound. failed: index 128256, bound 128256" "$tmp/out"
+check "the image token of a prompt is skipped" grep -qE "^prompt    skip    skipped [1-9][0-9]* times, counted; an answer" "$tmp/out"
+check "repro --json" run 0 repro --case smallest --json
+check "it is JSON" python3 -c "
+import json
+a, s = json.load(open('$tmp/out'))
+assert a['mode'] == 'assert' and a['as_expected'] and a['block'] == [0, 0, 0] and a['line'] > 0
+assert s['mode'] == 'skip' and s['as_expected'] and s['ids_skipped'] == 1 and s['alive']"
+check "the assert itself ends the process" sh -c "'$MLLAMA' repro --case smallest --mode assert 2>err; [ \$? -eq 134 ] && grep -q 'Assertion .index' err"
 
 # check, plan, tokenize
 check "the embedded model is sound" run 0 check "$MODEL" --deep

@@ -1,6 +1,7 @@
 /* test_logits.c - op_hash_rows, op_process, op_choose, op_log_probs: the same bits on every exec.
  */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "op_test.h"
@@ -176,6 +177,38 @@ Test(op_process, the_image_token_of_an_11b_has_no_row_and_its_neighbour_has)
         cr_expect(x[VOCAB - 1] == last / 2 && x[0] == first && out.skipped == 1);
         free(x);
     }
+}
+
+static void process_outside(struct mll_exec *ex)
+{
+    static const int32_t text[] = {3, 7};
+    float x[7] = {1, 2, 3, 4, 5, 6, 7}, *dx = op_dev(ex, x, sizeof x);
+    struct sample_row row = {.text = op_dev(ex, text, sizeof text), .n_text = 2, .penalty = 2};
+    struct sample_out out = {0};
+    op_process(ex, dx, op_dev(ex, &out, sizeof out), dx, op_dev(ex, &row, sizeof row), 1, 7);
+}
+
+Test(op_process, an_id_without_a_row_ends_the_process_where_that_is_asked, .signal = SIGABRT)
+{
+    struct mll_exec *ex = op_exec(1, MLL_ISA_AUTO, 1 << 16);
+    exec_trap_bounds(ex);
+    process_outside(ex);
+}
+
+Test(op_process, an_id_without_a_row_ends_the_context_of_a_gpu_where_that_is_asked)
+{
+    struct exec_cuda_options options = {.debug_bounds = true};
+    struct mll_exec *ex;
+    struct mll_error err;
+    if (exec_cuda_devices() == 0)
+        return;
+    cr_assert_eq(exec_open_cuda(&ex, &options, 1 << 16, &err), MLL_OK);
+    cr_expect_eq(exec_take_error(ex, &err), MLL_OK);
+    process_outside(ex);
+    cr_expect_eq(exec_take_error(ex, &err), MLL_ERR_DEVICE);
+    exec_close(ex);
+    enum mll_status again = exec_open_cuda(&ex, &options, 1 << 16, &err);
+    cr_expect(again == MLL_ERR_DEVICE || again == MLL_ERR_NO_MEMORY, "the context is lost");
 }
 
 /* ---- the choice ------------------------------------------------------------------------------ */
