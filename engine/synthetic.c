@@ -48,6 +48,7 @@ static void fill_vision(struct cfg_vision *v, const struct geometry *g)
     for (int i = 0; i < 5 && kept[i] < v->layers; i++)
         v->kept[v->n_kept++] = kept[i];
     v->output_dim = v->hidden_size * (1 + v->n_kept);
+    v->head_dim = v->hidden_size / v->heads;
     v->grid = v->image_size / v->patch_size;
     v->patches = v->grid * v->grid;
     v->rows = (v->patches + 1 + 7) / 8 * 8;

@@ -66,7 +66,7 @@ static void vis_layer(const struct tower *t, float *y, const float *x, const str
     op_layernorm(t->ex, t->norm, x, &w->ln1_w, &w->ln1_b, t->n, d, v->norm_eps);
     op_matmul_group(t->ex, (float *[]){q, k, val}, t->norm,
                     (const struct mat *[]){&w->q, &w->k, &w->v}, 3, t->n);
-    op_attn_vision(t->ex, attn, q, k, val, t->pad, t->n, v->heads, d / v->heads, t->scale);
+    op_attn_vision(t->ex, attn, q, k, val, t->pad, t->n, v->heads, v->head_dim, t->scale);
     op_matmul(t->ex, t->norm, attn, &w->o, NULL, t->n);
     if (w->gate_attn.data != NULL)
         op_add_gated(t->ex, y, t->norm, &w->gate_attn, NULL, t->n, d);
@@ -212,7 +212,7 @@ enum mll_status vision_run(struct mll_engine *engine, float *states, const struc
     exec_set_phase(ex, MLL_PREFILL);
     exec_label(ex, "vision, embedding", -1);
 
-    t.scale = 1.0f / sqrtf((float)(v->hidden_size / v->heads));
+    t.scale = 1.0f / sqrtf((float)v->head_dim);
     t.pad = exec_alloc(ex, (size_t)n);
     t.id = exec_alloc(ex, sizeof *t.id);
     t.norm = exec_alloc(ex, arena_floats((size_t)n, (size_t)v->hidden_size));
@@ -254,7 +254,7 @@ size_t vision_scratch(const struct cfg *cfg, const struct mll_exec *ex)
                    arena_floats(tiles * patches, n_patch) + arena_floats(tiles * patches, d) +
                    arena_floats(tiles * (patches + 1), d) +
                    op_matmul_scratch(ex, (int)(tiles * patches), (int)n_patch);
-    size_t attn = op_attn_vision_scratch(ex, (int)n, v->heads, v->hidden_size / v->heads);
+    size_t attn = op_attn_vision_scratch(ex, (int)n, v->heads, v->head_dim);
     size_t qkvo = op_matmul_scratch(ex, (int)n, v->hidden_size);
     size_t mlp = arena_floats((size_t)v->rows, (size_t)v->intermediate_size) +
                  op_matmul_scratch(ex, v->rows, v->intermediate_size);

@@ -103,6 +103,7 @@ static void read_vision(struct cfg_vision *v, const struct jr_object *o)
     if (v->hidden_size % v->heads)
         jr_defect(o, "attention_heads", MLL_ERR_CONFIG_HEADS, "expected a divisor of %d, found %d",
                   v->hidden_size, v->heads);
+    v->head_dim = v->hidden_size / v->heads;
     if (v->patch_size > v->image_size)
         jr_defect(o, "patch_size", MLL_ERR_CONFIG_PATCH, "expected at most image_size %d, found %d",
                   v->image_size, v->patch_size);

@@ -25,6 +25,7 @@ struct cfg_vision {
     int output_dim;         /* hidden_size * (1 + n_kept) */
     float norm_eps;
     /* derived */
+    int head_dim;      /* hidden_size / heads */
     int grid, patches; /* grid = image_size / patch_size, patches = grid * grid */
     int rows;          /* patches + 1 rounded up to a multiple of 8: rows a tile in the tower */
     int aspect_ratios; /* supported_aspect_ratios; embedding tables have one row more */
