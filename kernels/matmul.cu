@@ -59,16 +59,15 @@ void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat
 void matmul_group_cuda(struct mll_exec *ex, float *const y[], const float *x,
                        const struct mat *const w[], int count, int n)
 {
-    bool half = true;
-    for (int i = 0; i < count; i++)
-        half = half && is_half(w[i]);
-    if (half) {
-        struct operand o = operand_of(ex, x, n, w[0]->cols);
-        matmul_half(ex, y, &o, w, NULL, count);
-        operand_keep(ex, &o);
-        return;
+    struct operand o = operand_of(ex, x, n, w[0]->cols);
+    for (int i = 0, end; i < count; i = end) {
+        for (end = i + 1; end < count && is_half(w[end]) == is_half(w[i]);)
+            end++;
+        if (is_half(w[i]))
+            matmul_half(ex, y + i, &o, w + i, NULL, end - i);
+        else
+            matmul_quant(ex, y + i, x, &o, w + i, NULL, end - i);
     }
-    for (int i = 0; i < count; i++)
-        matmul_cuda(ex, y[i], x, w[i], NULL, n);
+    operand_keep(ex, &o);
 }
 #endif

@@ -1,5 +1,5 @@
 /* matmul.cuh - what the dense matmul kernels of a GPU are given: fp16 rows of activations, and up
- * to MATMUL_GROUP weights of fp16 rows that multiply the same activations in one launch.
+ * to MLL_MATMUL_GROUP weights of fp16 rows that multiply the same activations in one launch.
  *
  *   y[r][o] = dot(x[r], w[o]) * w_scale[o] * x_scale[r] + bias[o]
  *

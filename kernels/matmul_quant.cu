@@ -211,7 +211,7 @@ void matmul_quant(struct mll_exec *ex, float *const y[], const float *rows, cons
             i++;
             continue;
         }
-        for (; i < count && q.a.n_parts < MATMUL_GROUP && is_alike(first, w[i]); i++)
+        for (; i < count && q.a.n_parts < MLL_MATMUL_GROUP && is_alike(first, w[i]); i++)
             add_part(&q, y[i], w[i], i == 0 ? bias : NULL, ex->phase);
         if (ex->phase == MLL_PREFILL)
             gemm_quant(ex, &q, is_q4);

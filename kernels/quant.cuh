@@ -29,7 +29,7 @@ struct q4 {
  * I8 only codes, unit, rows and cols are there. All are of one kind and have the same values. */
 struct quant_args {
     struct matmul_args a;
-    struct q4 w[MATMUL_GROUP];
+    struct q4 w[MLL_MATMUL_GROUP];
 };
 
 /* The weight that row tile `tile` of the launch belongs to; not its values, which w[0] has. */
@@ -37,7 +37,7 @@ __device__ __forceinline__ struct q4 quant_weight_of(const struct quant_args &q,
 {
     struct q4 w = q.w[0];
 #pragma unroll
-    for (int i = 1; i < MATMUL_GROUP; i++)
+    for (int i = 1; i < MLL_MATMUL_GROUP; i++)
         if (i < q.a.n_parts && tile >= q.a.parts[i].tile_from)
             w = q.w[i];
     return w;

@@ -210,6 +210,50 @@ Test(op_matmul_quant, a_row_has_the_same_bits_alone_and_among_others)
     }
 }
 
+/* Kinds that go into one launch, that do not, and one that only the plain form takes. */
+Test(op_matmul_quant, a_group_has_the_bits_of_its_members)
+{
+    enum { N = 5, COLS = 192, MOST = 150, GROUPS = 6 };
+    static const int members[GROUPS][MLL_MATMUL_GROUP] = {{0, 0, 0}, {1, 1, 1}, {8, 8, 8},
+                                                          {1, 8, 2}, {0, 7, 0}, {1, 6, 6}};
+    static const int rows[MLL_MATMUL_GROUP] = {31, MOST, 17};
+    float *x = op_floats(N * COLS, 3, 1), *alone = op_floats(N * MOST, 4, 1);
+    float *host = op_floats(MLL_MATMUL_GROUP * N * MOST, 5, 1);
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 1 << 20)) != NULL) {
+        float *dx = op_dev(ex, x, N * COLS * sizeof *x);
+        float *y_alone = op_dev(ex, alone, N * MOST * sizeof *alone);
+        float *y_all = op_dev(ex, host, MLL_MATMUL_GROUP * N * MOST * sizeof *host);
+        for (int run = 0; run < GROUPS * phases(ex); run++) {
+            struct quant_data *data[MLL_MATMUL_GROUP];
+            struct mat w[MLL_MATMUL_GROUP];
+            const struct mat *list[MLL_MATMUL_GROUP];
+            float *y[MLL_MATMUL_GROUP];
+            for (int i = 0; i < MLL_MATMUL_GROUP; i++) {
+                data[i] = quant_make(&kinds[members[run % GROUPS][i]], rows[i], COLS, 0,
+                                     (uint64_t)i + 20);
+                w[i] = op_weight(ex, &data[i]->mat, WEIGHT_MATRIX);
+                list[i] = &w[i];
+                y[i] = y_all + i * N * MOST;
+            }
+            exec_set_phase(ex, (enum mll_phase)(run / GROUPS));
+            op_matmul_group(ex, y, dx, list, MLL_MATMUL_GROUP, N);
+            op_back(ex, host, y_all, MLL_MATMUL_GROUP * N * MOST * sizeof *host);
+            for (int i = 0; i < MLL_MATMUL_GROUP; i++) {
+                size_t n = N * (size_t)rows[i];
+                op_matmul(ex, y_alone, dx, list[i], NULL, N);
+                op_back(ex, alone, y_alone, n * sizeof *alone);
+                cr_expect_eq(op_first_difference(host + i * N * MOST, alone, n), n,
+                             "%s: run %d, weight %d", exec_describe(ex), run, i);
+                quant_free(data[i]);
+            }
+        }
+    }
+    free(x);
+    free(alone);
+    free(host);
+}
+
 /* Shapes that the BF16 form does not know take the plain form. */
 static bool has_bf16_form(const struct quant_case *c, const struct quant_kind *k)
 {
