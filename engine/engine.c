@@ -4,6 +4,7 @@
 #include "sampler.h"
 #include "check.h"
 #include "defects.h"
+#include "quantise.h"
 #include "synthetic.h"
 
 #include <math.h>
@@ -144,12 +145,16 @@ static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
     return open_weights(e, err);
 }
 
+/* Made-up weights, or the files', quantised where the options say so. */
 static enum mll_status load_weights(struct mll_engine *e, struct mll_error *err)
 {
     const struct mll_options *o = &e->options;
+    enum quantise_type type;
+    MLL_TRY(quantise_type_of(&type, o->quant, err));
     if (o->synthetic != NULL)
         return synthetic_weights(&e->weights, &e->cfg, o->quant, err);
     MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
+    MLL_TRY(quantise_weights(e->weights, &e->cfg, type, o->threads, err));
     if (o->reference != MLL_REFERENCE_META)
         weights_round_q4(e->weights);
     return MLL_OK;

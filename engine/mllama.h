@@ -41,8 +41,9 @@ enum mll_reference { MLL_REFERENCE_META = 0, MLL_REFERENCE_HF4, MLL_REFERENCE_HF
 struct mll_options {
     const char *model;     /* directory in the HF layout */
     const char *synthetic; /* instead: made-up weights of "1b", "11b", "11b-base" or "90b" */
-    const char *quant;     /* of synthetic weights: "nf4", "nf4-dq", "int8"; NULL: bf16 */
-    const char *device;    /* "auto", "cpu", "cuda", "cuda:1" */
+    const char *quant; /* "nf4", "nf4-dq" (double-quantised), "int8": quantise while loading, or the
+                          made-up weights; NULL: as stored, made-up ones bf16 */
+    const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
     enum mll_reference reference;
     int threads;         /* 0: the cores this process may use */
     int ctx_size;        /* tokens a session can hold; 0: the smaller of the model's and 8192 */
@@ -248,6 +249,22 @@ struct mll_memory {
 };
 MLL_API enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                                  struct mll_error *err);
+
+/* Writes src, a directory of plain weights, as a new directory dst of quantised ones that this
+ * library and transformers with bitsandbytes load. Modules of which a pattern names whole words
+ * ("lm_head", "layers.3", "mlp.gate_proj") stay as they are; n_skip 0: the default ones
+ * (docs/SPEED.md). dst appears when it is complete; it must not exist. */
+struct mll_quantize {
+    const char *type; /* "nf4", "nf4-dq", "int8" */
+    const char *const *skip;
+    size_t n_skip;
+    int threads; /* 0: all cores */
+    /* Called after each tensor with the bytes done of all; false stops: MLL_ERR_CANCELLED. NULL. */
+    bool (*on_progress)(void *user, const char *tensor, uint64_t done, uint64_t total);
+    void *user;
+};
+MLL_API enum mll_status mll_quantize(const char *src, const char *dst,
+                                     const struct mll_quantize *options, struct mll_error *err);
 
 /* Every stage's tensors of one request in a safetensors file (names: docs/MODEL.md). until: NULL,
  * or the stage after which to stop ("preprocess", "prompt", "vision", "cross", "decoder"). */

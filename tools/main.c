@@ -40,6 +40,11 @@ static const struct command commands[CMD_COUNT] = {
                   "  mllama plan DIR\n"
                   "  mllama plan DIR -c 4096 --json\n",
                   cmd_plan},
+    [CMD_QUANTIZE] = {"quantize", "SRC DST", "write a model with 4-bit or 8-bit weights",
+                      "  mllama quantize DIR DIR-nf4 --nf4\n"
+                      "  mllama quantize DIR DIR-dq --nf4 --double-quant --skip lm_head\n"
+                      "  mllama quantize ORG/NAME OUT --int8\n",
+                      cmd_quantize},
     [CMD_EVAL] = {"eval", "TRUTH.jsonl", "share of fields read exactly, against known answers",
                   "  mllama eval receipts/truth.jsonl\n", cmd_eval},
     [CMD_BENCH] = {"bench", "model|ops|compare A B", "speed of a model or of single ops",

@@ -131,7 +131,8 @@ void model_options(struct mll_options *options, const struct args *args,
         .debug_sync = args->debug_sync || env_export(args->env, "CUDA_LAUNCH_BLOCKING"),
         .debug_bounds = args->debug_bounds,
         .isa = args->isa,
-        .kv_type = args->kv_type};
+        .kv_type = args->kv_type,
+        .quant = args->quant};
     for (size_t i = 0; args->reference && i < 3; i++)
         if (strcmp(args->reference, references[i]) == 0)
             options->reference = (enum mll_reference)i;

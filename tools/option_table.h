@@ -13,7 +13,6 @@ enum option_kind {
     OPT_REAL,   /* double in min..max */
     OPT_SEED,   /* uint64_t */
     OPT_BYTES,  /* uint64_t with K, M, G or T behind it */
-    OPT_LATER,  /* a name that is reserved: refused with its help text */
 };
 
 struct option_row {

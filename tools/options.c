@@ -111,8 +111,6 @@ static bool store(struct args *args, const struct option_row *row, const char *v
         return errno == 0 && isdigit((unsigned char)*value) && *end == 0;
     case OPT_BYTES:
         return parse_bytes(at, value);
-    case OPT_LATER:
-        break;
     }
     return false;
 }
@@ -121,8 +119,6 @@ static bool store(struct args *args, const struct option_row *row, const char *v
 static enum mll_status refuse(const struct option_row *row, const char *source, const char *value,
                               enum mll_status code, struct mll_error *err)
 {
-    if (row->kind == OPT_LATER)
-        return mll_fail(err, MLL_ERR_USAGE, "%s: not in this version: %s", source, row->help);
     if (row->kind == OPT_INT || row->kind == OPT_REAL)
         return mll_fail(err, code, "%s: '%s' is not %s from %.15g to %.15g", source, value,
                         row->kind == OPT_INT ? "a whole number" : "a number", row->min, row->max);
@@ -146,7 +142,7 @@ static enum mll_status unknown_option(const char *spelt, size_t n, enum command_
     const char *names[OPTIONS_MAX];
     size_t n_names = 0;
     for (size_t i = 0; i < option_count; i++)
-        if (option_table[i].commands & 1u << command && option_table[i].kind != OPT_LATER)
+        if (option_table[i].commands & 1u << command)
             names[n_names++] = option_table[i].name;
     char word[64];
     snprintf(word, sizeof word, "%.*s", (int)n, spelt);
@@ -192,7 +188,7 @@ static enum mll_status parse_variables(struct args *args, struct mll_error *err)
 {
     for (size_t i = 0; i < option_count; i++) {
         const struct option_row *row = &option_table[i];
-        if (!(row->commands & 1u << args->command) || args->given[i] || row->kind == OPT_LATER ||
+        if (!(row->commands & 1u << args->command) || args->given[i] ||
             row->offset == offsetof(struct args, help))
             continue;
         char name[64];
@@ -216,15 +212,16 @@ enum mll_status args_parse(struct args *args, enum command_id command, int argc,
                            const struct environment *env, struct mll_error *err)
 {
     *args = (struct args){.command = command, .env = env};
-    /* room for every argument to be an operand, an image or a stop text, and one of each by
-     * variable */
+    /* room for every argument to be an operand or in one of the lists, and one of each by variable
+     */
     size_t room = (size_t)argc + 1;
-    const char **memory = calloc(3 * room, sizeof *memory);
+    const char **memory = calloc(4 * room, sizeof *memory);
     if (!memory)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "arguments");
     args->owned = memory;
     args->images.items = memory + room;
     args->stop.items = memory + 2 * room;
+    args->skip.items = memory + 3 * room;
     args->operands = memory;
 
     bool only_operands = false;
@@ -267,7 +264,7 @@ void options_print_help(FILE *f, enum command_id command)
 {
     for (size_t i = 0; i < option_count; i++) {
         const struct option_row *row = &option_table[i];
-        if (!(row->commands & 1u << command) || row->kind == OPT_LATER)
+        if (!(row->commands & 1u << command))
             continue;
         char name[96];
         spell(name, row);
@@ -282,7 +279,7 @@ void options_print_man(FILE *f, enum command_id command)
 {
     for (size_t i = 0; i < option_count; i++) {
         const struct option_row *row = &option_table[i];
-        if (!(row->commands & 1u << command) || row->kind == OPT_LATER)
+        if (!(row->commands & 1u << command))
             continue;
         fprintf(f, ".TP\n");
         if (row->letter)
@@ -294,7 +291,7 @@ void options_print_man(FILE *f, enum command_id command)
 void options_print_words(FILE *f, enum command_id command)
 {
     for (size_t i = 0; i < option_count; i++)
-        if (option_table[i].commands & 1u << command && option_table[i].kind != OPT_LATER)
+        if (option_table[i].commands & 1u << command)
             fprintf(f, " --%s", option_table[i].name);
 }
 

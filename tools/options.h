@@ -18,6 +18,7 @@ enum command_id {
     CMD_TOKENIZE,
     CMD_CHECK,
     CMD_PLAN,
+    CMD_QUANTIZE,
     CMD_EVAL,
     CMD_BENCH,
     CMD_REPRO,
@@ -43,7 +44,7 @@ struct args {
     bool help, version, json, verbose;
 
     /* model */
-    const char *model, *device, *reference, *compute, *isa, *kv_type;
+    const char *model, *device, *reference, *compute, *isa, *kv_type, *quant;
     int threads, ctx_size, prefill_chunk, max_images;
     uint64_t max_memory;
     bool no_mmap, debug_sync, debug_bounds;
@@ -64,9 +65,11 @@ struct args {
     const char *output, *until, *shard, *date_order;
     const char *repro_case, *mode;
     bool diff, table, deep, no_special, decode;
+    struct string_list skip;
+    bool nf4, int8, double_quant;
 
     /* bench */
-    const char *synthetic, *quant, *format, *n_prompt, *n_gen, *prompt_gen, *batch, *op, *shape;
+    const char *synthetic, *format, *n_prompt, *n_gen, *prompt_gen, *batch, *op, *shape;
     int repetitions, image_tiles;
 
     void *owned; /* memory behind operands and lists */

@@ -13,6 +13,7 @@ int cmd_trace(const struct args *args);
 int cmd_tokenize(const struct args *args);
 int cmd_check(const struct args *args);
 int cmd_plan(const struct args *args);
+int cmd_quantize(const struct args *args);
 int cmd_eval(const struct args *args);
 int cmd_bench(const struct args *args);
 int cmd_repro(const struct args *args);

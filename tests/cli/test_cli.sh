@@ -12,7 +12,7 @@ cd "$tmp" || exit 1
 check "no command is a usage error" run 64
 check "--help" run 0 --help
 check "help lists the exit codes" prints "78 configuration"
-for command in extract run trace tokenize check plan eval bench repro info; do
+for command in extract run trace tokenize check plan quantize eval bench repro info; do
     check "$command -h" run 0 $command -h
     check "$command -h has examples" prints "mllama $command"
     check "help names $command" sh -c "'$MLLAMA' --help | grep -q '^  $command '"
@@ -45,7 +45,6 @@ check "nor this" run 78 run -p a --device cuda:x
 check "the GPU's switches do no harm on the CPU" run 0 run -p a -n 1 --device cpu --debug-sync --debug-bounds
 check "info names the devices" run 0 info
 check "the CPU is one" prints "cpu"
-check "reserved option" run 64 run -p a --quant nf4
 check "too little memory allowed" run 78 run -p a --max-memory 1K
 check "both numbers are told" says "allows 1024"
 check "no such directory" run 66 check nowhere

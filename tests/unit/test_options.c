@@ -69,7 +69,7 @@ Test(options, misuse_is_a_usage_error_that_names_it)
                 {"--raw=1", "takes no value"},
                 {"--deep", "not an option of this command"},
                 {"--max-memory 12Q", "BYTES"},
-                {"--quant nf4", "not in this version"}};
+                {"--quant nf5", "nf4|nf4-dq|int8"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct args a;
         cr_expect_eq(parse(&a, CMD_RUN, &no_env, rows[i].line), MLL_ERR_USAGE, "%s", rows[i].line);
