@@ -66,6 +66,7 @@ static enum mll_status open_any(struct mll_exec **ex, const struct mll_options *
     struct exec_cuda_options cuda = {.device = index,
                                      .threads = options->threads,
                                      .debug_sync = options->debug_sync,
+                                     .fast = options->fast,
                                      .debug_bounds = options->debug_bounds};
     struct mll_error gpu = {.code = MLL_OK};
     *ex = NULL;

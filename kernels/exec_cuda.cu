@@ -134,6 +134,8 @@ static enum mll_status open_device(struct exec_cuda *e, size_t scratch_bytes, st
     e->base.memory = device.memory;
     e->sms = device.multiprocessors;
     MLL_TRY(open_stream(e, &device, err));
+    if (e->options.fast)
+        MLL_TRY(matmul_fast_open(e, err));
     return scratch_bytes > 0 ? reserve_cuda(&e->base, scratch_bytes, err) : MLL_OK;
 }
 
@@ -172,6 +174,7 @@ void close_cuda(struct mll_exec *ex)
         cudaStreamSynchronize(e->stream);
     graphs_close(e);
     weights_close(e);
+    matmul_fast_close(e);
     for (int i = 0; i < e->base.n_host; i++)
         cudaFreeHost(e->base.host[i]);
     free(e->base.host);

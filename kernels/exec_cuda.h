@@ -35,6 +35,7 @@ struct exec_graph {
 };
 
 struct weight_loader; /* load_weights.cu */
+struct matmul_fast;   /* matmul_fast.cu */
 
 struct exec_cuda {
     struct mll_exec base;
@@ -58,7 +59,8 @@ struct exec_cuda {
     struct weight_loader *loader;
     struct weight_slab *slabs; /* device memory of weights, and what describes it */
     struct device_blocks *blocks;
-    struct operand operand; /* that the last launch left; x NULL: none */
+    struct matmul_fast *fast; /* cuBLASLt, NULL without options.fast */
+    struct operand operand;   /* that the last launch left; x NULL: none */
 };
 
 static inline struct exec_cuda *exec_cuda(struct mll_exec *ex)
@@ -79,6 +81,8 @@ void wait_for_device(struct exec_cuda *e);
 enum mll_status device_out_of_memory(struct mll_error *err, const char *what, size_t bytes);
 void graphs_close(struct exec_cuda *e);
 void weights_close(struct exec_cuda *e);
+enum mll_status matmul_fast_open(struct exec_cuda *e, struct mll_error *err);
+void matmul_fast_close(struct exec_cuda *e);
 /* What a kernel needs to check an index of op against bound. */
 struct bounds bounds_of(struct mll_exec *ex, enum mll_op op, int64_t bound);
 

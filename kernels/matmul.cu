@@ -18,6 +18,18 @@ static bool is_half(const struct mat *w)
     return w->dtype == MLL_DTYPE_F16 && w->scale != NULL;
 }
 
+/* By cuBLASLt, or by gemm what that does not take. */
+static void gemm_fast(struct mll_exec *ex, struct matmul_args *a)
+{
+    for (int i = 0; i < a->n_parts; i++) {
+        struct matmul_args one = *a;
+        one.n_parts = 1;
+        one.parts[0] = a->parts[i];
+        if (!matmul_fast(ex, &one, &one.parts[0]))
+            gemm(ex, &one);
+    }
+}
+
 static void matmul_half(struct mll_exec *ex, float *const y[], const struct operand *x,
                         const struct mat *const w[], const float *bias, int count)
 {
@@ -32,8 +44,10 @@ static void matmul_half(struct mll_exec *ex, float *const y[], const struct oper
     }
     if (ex->phase == MLL_DECODE)
         gemv(ex, &a);
-    else
+    else if (exec_cuda(ex)->fast == NULL)
         gemm(ex, &a);
+    else
+        gemm_fast(ex, &a);
 }
 
 /* Whether the n floats at y and the m at x share memory. */

@@ -59,6 +59,9 @@ dim3 gemm_grid(struct matmul_args *a, int shape);
 /* Prompt rows, single tokens. */
 void gemm(struct mll_exec *ex, struct matmul_args *a);
 void gemv(struct mll_exec *ex, struct matmul_args *a);
+/* Prompt rows by one part's weight, by cuBLASLt; false: not done, and nothing enqueued. Only where
+ * the exec was opened with options.fast. */
+bool matmul_fast(struct mll_exec *ex, const struct matmul_args *a, const struct matmul_part *part);
 
 /* Gives every part its tiles of `size` weight rows; returns their number. */
 static inline unsigned matmul_tiles(struct matmul_args *a, int size)

@@ -97,6 +97,8 @@ const struct option_row option_table[] = {
      "prompt rows a step (default 256); results do not depend on it", 1, 65536},
     {"isa", 0, OPT_CHOICE, AT(isa), OPENS, "c|avx2|avx512",
      "force one form of the CPU kernels; results do not depend on it", 0, 0},
+    {"fast", 0, OPT_FLAG, AT(fast), OPENS, NULL,
+     "GPU: prompts by cuBLASLt, where it is; results then depend on what runs beside", 0, 0},
     {"debug-sync", 0, OPT_FLAG, AT(debug_sync), OPENS, NULL,
      "GPU: wait behind every kernel; faults name kernel, stage and layer", 0, 0},
     {"debug-bounds", 0, OPT_FLAG, AT(debug_bounds), OPENS, NULL,

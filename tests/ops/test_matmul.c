@@ -220,6 +220,32 @@ Test(op_matmul, both_phases_of_a_gpu_are_the_formula_on_half_rows)
     exec_close(ex);
 }
 
+/* cuBLASLt, where it is and there is a device for it: the same operands, sums in an order of its
+ * own. */
+Test(op_matmul, fast_is_the_formula_on_half_rows_or_says_why_not)
+{
+    struct exec_cuda_options options = {.fast = true};
+    struct mll_exec *ex;
+    struct mll_error err;
+    if (exec_cuda_devices() <= 0)
+        cr_skip_test("no CUDA device");
+    enum mll_status status = exec_open_cuda(&ex, &options, (size_t)1 << 24, &err);
+    if (status != MLL_OK) {
+        cr_expect_eq(status, MLL_ERR_DEVICE);
+        cr_expect(strstr(err.message, "fast") != NULL, "%s", err.message);
+        return;
+    }
+    for (int i = 0; i < N_CASES; i++) {
+        struct data d = make(&cases[i]);
+        size_t mark = exec_mark(ex);
+        run(ex, &cases[i], &d);
+        check_reference(ex, &d, &cases[i], ROUND_HALF_ROWS, 1e-11);
+        exec_release(ex, mark);
+        unmake(&d, &cases[i]);
+    }
+    exec_close(ex);
+}
+
 /* Each row again on its own and in the company of a few others. */
 static void check_rows_alone(struct mll_exec *ex, const struct matmul_case *c)
 {
