@@ -11,6 +11,7 @@ __global__ void __launch_bounds__(GATHER_THREADS)
     bool valid = id >= 0 && id < b.n;
     if (!valid && threadIdx.x == 0)
         in_bounds(b, blockIdx.x, id);
+#pragma unroll 4
     for (int i = threadIdx.x; i < dim; i += GATHER_THREADS)
         y[(size_t)blockIdx.x * dim + i] = valid ? widen(table[(size_t)id * dim + i]) : 0.0f;
 }

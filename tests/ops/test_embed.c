@@ -80,7 +80,7 @@ static void check_case(const struct embed_case *c, int32_t id)
         float *y = op_dev(ex, p.y, bytes);
         op_add_tile_embedding(ex, y, &tiles, &gate, d_id, c->tiles, c->rows, c->dim);
         op_back(ex, p.y, y, bytes);
-        op_judge(&first_tile, p.y, tile, p.n, 1e-12, 1e-12, ex, "tile embedding");
+        op_judge(&first_tile, p.y, tile, p.n, 1e-12, 0, ex, "tile embedding");
         struct mll_fault f = exec_take_fault(ex);
         cr_expect(known ? f.op == OP_NONE
                         : f.op == OP_ADD_TILE_EMBEDDING && f.position == 0 && f.index == id &&
@@ -90,7 +90,7 @@ static void check_case(const struct embed_case *c, int32_t id)
         op_add_position_embedding(ex, y, &positions, &tile_positions, &gate, d_id, c->tiles,
                                   c->rows, c->dim);
         op_back(ex, p.y, y, bytes);
-        op_judge(&first_position, p.y, position, p.n, 1e-12, 1e-12, ex, "position embedding");
+        op_judge(&first_position, p.y, position, p.n, 1e-12, 0, ex, "position embedding");
         f = exec_take_fault(ex);
         cr_expect(known ? f.op == OP_NONE
                         : f.op == OP_ADD_POSITION_EMBEDDING && f.position == 0 && f.index == id &&
