@@ -138,9 +138,9 @@ VOCAB, CONTEXT, PROMPT = 128256, 512, 64
 
 # format: bytes a weight, of them those of the codes, kernels of single tokens and of prompts
 FORMATS = {
-    "nf4": (0.5 + 4 / 64, 0.5, r"gemv_q4_kernel<false, 1>", r"gemm_q4_kernel<.*>"),
-    "nf4-dq": (0.5 + 1 / 64, 0.5, r"gemv_q4_kernel<true, 1>", r"gemm_q4_kernel<.*>"),
-    "int8": (1, 1, r"gemv_i8_kernel", r"gemm_i8_kernel<.*>"),
+    "nf4": (0.5 + 4 / 64, 0.5, r"gemv_q4_kernel<false, 1>", r"gemm_quant_kernel<true, .*>"),
+    "nf4-dq": (0.5 + 1 / 64, 0.5, r"gemv_q4_kernel<true, 1>", r"gemm_quant_kernel<true, .*>"),
+    "int8": (1, 1, r"gemv_i8_kernel", r"gemm_quant_kernel<false, .*>"),
     "fp16": (2, 2, r"gemv_kernel", r"gemm_kernel<.*>"),
 }
 GEMV_ROWS = 16

@@ -13,6 +13,8 @@ loops as they stand.
 """
 
 import doctest
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -162,11 +164,43 @@ def kernel_rows(job):
     return rows
 
 
+def headers_hash():
+    """Of all that a kernel's source may include, and of what compiles and counts it."""
+    digest = hashlib.sha256()
+    here = os.path.dirname(os.path.abspath(__file__))
+    files = [os.path.join(here, f) for f in ("cuda12.txt", "nvrtc.py", "resources.py")]
+    folder = os.path.join(nvrtc.ROOT, "kernels")
+    files += [os.path.join(folder, f) for f in sorted(os.listdir(folder)) if f[-2:] != ".c"]
+    for path in files:
+        if not path.endswith(".cu"):
+            with open(path, "rb") as f:
+                digest.update(f.read())
+    return digest.hexdigest()
+
+
+def known_rows(job):
+    """kernel_rows, kept in the build folder as long as nothing that it depends on changes."""
+    source, arch, headers = job
+    with open(os.path.join(nvrtc.ROOT, "kernels", source), "rb") as f:
+        key = hashlib.sha256(f.read() + f"{source} {arch} {headers}".encode()).hexdigest()
+    path = os.path.join(nvrtc.ROOT, "build", "cuda12", "rows", key[:32] + ".json")
+    if os.path.exists(path):
+        with open(path) as f:
+            return json.load(f)
+    rows = kernel_rows((source, arch))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + f".{os.getpid()}", "w") as f:
+        json.dump(rows, f)
+    os.rename(f.name, path)
+    return rows
+
+
 def measure():
     """Every kernel for every architecture, sorted; ends the program where one does not compile."""
-    jobs = [(s, a) for s in nvrtc.sources() for a in ARCHS]
+    headers = headers_hash()
+    jobs = [(s, a, headers) for s in nvrtc.sources() for a in ARCHS]
     try:
-        rows = sum(nvrtc.on_all_cores(kernel_rows, jobs), [])
+        rows = sum(nvrtc.on_all_cores(known_rows, jobs), [])
     except ValueError as e:
         sys.exit(f"resources: {e}")
     return sorted(rows, key=lambda r: (r["kernel"], r["sm"]))
