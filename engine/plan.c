@@ -6,6 +6,8 @@
  * resident when it is first used, a table that is read row by row (token and position embeddings)
  * only where it was read. */
 #include "engine.h"
+#include "quantise.h"
+#include "synthetic.h"
 #include "sampler.h"
 
 #include <limits.h>
@@ -272,6 +274,24 @@ static size_t peak_bytes(struct weights *weights, const struct cfg *cfg,
     return plan->fixed + (tower > decoder ? tower : decoder);
 }
 
+/* The configuration and what the weights take: of a directory, or of made-up ones. */
+static enum mll_status plan_weights(struct weights **weights, struct cfg *cfg,
+                                    const struct mll_options *o, const char *path,
+                                    struct mll_error *err)
+{
+    enum quantise_type type;
+    MLL_TRY(quantise_type_of(&type, o->quant, err));
+    if (o->synthetic != NULL) {
+        MLL_TRY(synthetic_config(cfg, o->synthetic, err));
+        MLL_TRY(weights_alloc(weights, cfg, MLL_DTYPE_BF16, err));
+    } else {
+        MLL_TRY(cfg_load(cfg, path, err));
+        MLL_TRY(weights_load(weights, cfg, path, false, err));
+    }
+    quantise_describe(*weights, cfg, type);
+    return MLL_OK;
+}
+
 enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                          struct mll_error *err)
 {
@@ -284,10 +304,8 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
     *memory = (struct mll_memory){0};
     if (one.max_images == 0)
         one.max_images = 1;
-    MLL_TRY(eng_resolve(&path, options->model, err));
-    enum mll_status status = cfg_load(&cfg, path, err);
-    if (status == MLL_OK)
-        status = weights_load(&weights, &cfg, path, false, err);
+    MLL_TRY(eng_resolve(&path, options->synthetic ? options->synthetic : options->model, err));
+    enum mll_status status = plan_weights(&weights, &cfg, options, path, err);
     if (status == MLL_OK)
         status = plan_open_exec(&ex, &one, NULL, err);
     if (status == MLL_OK)

@@ -25,7 +25,31 @@ static void print_row(const char *name, uint64_t bytes, const char *what)
            (double)bytes / 1048576, what);
 }
 
-static void print_json(const struct mll_memory *m, uint64_t available)
+/* What the model would take where its plain weights were quantised while loading. */
+struct choice {
+    const char *quant;
+    struct mll_memory memory;
+    bool differs;
+};
+
+enum { CHOICES = 3 };
+
+static enum mll_status plan_choices(struct choice choices[CHOICES],
+                                    const struct mll_options *options,
+                                    const struct mll_memory *stored, struct mll_error *err)
+{
+    static const char *const quants[CHOICES] = {"int8", "nf4", "nf4-dq"};
+    for (int i = 0; i < CHOICES; i++) {
+        struct mll_options with = *options;
+        with.quant = choices[i].quant = quants[i];
+        MLL_TRY(mll_plan(&with, &choices[i].memory, err));
+        choices[i].differs = choices[i].memory.weights != stored->weights;
+    }
+    return MLL_OK;
+}
+
+static void print_json(const struct mll_memory *m, const struct choice choices[CHOICES],
+                       uint64_t available)
 {
     struct jw w = {0};
     jw_object(&w, NULL);
@@ -38,10 +62,42 @@ static void print_json(const struct mll_memory *m, uint64_t available)
     jw_string(&w, "device", m->device > 0 ? "cuda" : "cpu");
     jw_int(&w, "available", (int64_t)available);
     jw_bool(&w, "fits", m->total <= available);
+    jw_array(&w, "choices");
+    for (int i = 0; i < CHOICES; i++) {
+        if (!choices[i].differs)
+            continue;
+        jw_object(&w, NULL);
+        jw_string(&w, "quant", choices[i].quant);
+        jw_int(&w, "weights", (int64_t)choices[i].memory.weights);
+        jw_int(&w, "total", (int64_t)choices[i].memory.total);
+        jw_bool(&w, "fits", choices[i].memory.total <= available);
+        jw_end(&w, '}');
+    }
+    jw_end(&w, ']');
     jw_end(&w, '}');
     jw_newline(&w);
     fwrite(w.data, 1, w.n, stdout);
     jw_free(&w);
+}
+
+static void print_table(const char *name, const struct mll_memory *m,
+                        const struct choice choices[CHOICES], uint64_t available)
+{
+    bool gpu = m->device > 0;
+    printf("%s, %s\n", name, gpu ? "on the GPU" : "weights as stored");
+    print_row("weights", m->weights, gpu ? "fp16, or as quantised" : "mapped from the files");
+    print_row("kv", m->kv, "text, the whole context");
+    print_row("cross kv", m->cross_kv, "images, all tiles");
+    print_row("scratch", m->scratch, "one arena");
+    print_row("other", m->other, gpu ? "of the host: tokenizer, tables" : "tokenizer, tables");
+    print_row("total", m->total, gpu ? "of the GPU's memory" : "");
+    print_row("available", available, m->total <= available ? "it fits" : "it does not fit");
+    for (int i = 0; i < CHOICES; i++)
+        if (choices[i].differs)
+            print_row(choices[i].quant, choices[i].memory.total,
+                      choices[i].memory.total <= available
+                          ? "total with --quant of that name: it fits"
+                          : "total with --quant of that name: it does not fit");
 }
 
 int cmd_plan(const struct args *args)
@@ -55,33 +111,25 @@ int cmd_plan(const struct args *args)
     struct tool_model model;
     struct mll_options options;
     struct mll_memory memory;
-    int code = 0;
+    struct choice choices[CHOICES] = {{0}};
     enum mll_status status = model_resolve(&model, &with_model, &err);
     if (status == MLL_OK) {
         model_options(&options, args, &model);
+        options.synthetic = args->synthetic;
         status = mll_plan(&options, &memory, &err);
     }
+    if (status == MLL_OK && options.quant == NULL)
+        status = plan_choices(choices, &options, &memory, &err);
     uint64_t available = memory_available();
     if (status == MLL_OK && memory.device > 0)
         available = memory.device;
-    if (status != MLL_OK) {
+    int code = 0;
+    if (status != MLL_OK)
         code = tool_fail(&err);
-    } else if (args->json) {
-        print_json(&memory, available);
-    } else {
-        bool gpu = memory.device > 0;
-        printf("%s, %s\n", model.path, gpu ? "on the GPU" : "weights as stored");
-        print_row("weights", memory.weights,
-                  gpu ? "fp16, or as quantised" : "mapped from the files");
-        print_row("kv", memory.kv, "text, the whole context");
-        print_row("cross kv", memory.cross_kv, "images, all tiles");
-        print_row("scratch", memory.scratch, "one arena");
-        print_row("other", memory.other,
-                  gpu ? "of the host: tokenizer, tables" : "tokenizer, tables");
-        print_row("total", memory.total, gpu ? "of the GPU's memory" : "");
-        print_row("available", available,
-                  memory.total <= available ? "it fits" : "it does not fit");
-    }
+    else if (args->json)
+        print_json(&memory, choices, available);
+    else
+        print_table(args->synthetic ? args->synthetic : model.path, &memory, choices, available);
     model_free(&model);
     return code;
 }

@@ -145,15 +145,27 @@ static void log_line(void *user, const char *line)
     tool_note("%s", line);
 }
 
-static enum mll_status check_memory(const struct mll_options *options, uint64_t most,
-                                    struct mll_error *err)
+/* Takes the weights as stored where they fit, else the best quantisation that does; one that was
+ * asked for stays. */
+static enum mll_status fit_memory(struct mll_options *options, uint64_t most, struct mll_error *err)
 {
+    static const char *const quants[] = {NULL, "int8", "nf4", "nf4-dq"};
+    bool asked = options->quant != NULL;
     struct mll_memory need;
-    MLL_TRY(mll_plan(options, &need, err));
-    if (need.total <= most)
+    for (size_t i = 0; i < (asked ? 1 : sizeof quants / sizeof *quants); i++) {
+        options->quant = asked ? options->quant : quants[i];
+        MLL_TRY(mll_plan(options, &need, err));
+        if (need.total > most)
+            continue;
+        if (i > 0)
+            tool_note("--max-memory: quantised to %s while loading", options->quant);
         return MLL_OK;
-    return mll_fail(err, MLL_ERR_BAD_OPTION, "the model needs %llu bytes, --max-memory allows %llu",
-                    (unsigned long long)need.total, (unsigned long long)most);
+    }
+    return mll_fail(err, MLL_ERR_BAD_OPTION,
+                    "the model%s%s needs %llu bytes, --max-memory allows %llu: %llu are missing",
+                    options->quant ? " in " : "", options->quant ? options->quant : "",
+                    (unsigned long long)need.total, (unsigned long long)most,
+                    (unsigned long long)(need.total - most));
 }
 
 enum mll_status model_open(struct opened *opened, const struct args *args, struct mll_error *err)
@@ -165,7 +177,7 @@ enum mll_status model_open(struct opened *opened, const struct args *args, struc
     if (args->verbose)
         options.log = log_line;
     if (args->max_memory)
-        MLL_TRY(check_memory(&options, args->max_memory, err));
+        MLL_TRY(fit_memory(&options, args->max_memory, err));
     MLL_TRY(mll_open(&opened->engine, &options, err));
     struct mll_info info;
     mll_engine_info(opened->engine, &info);

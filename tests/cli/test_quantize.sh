@@ -33,6 +33,14 @@ check "--skip of everything" run 0 quantize "$MODEL" none --int8 --skip language
     --skip vision_model --skip multi_modal_projector
 check "changes no number" same "$plain" "$(hash_of -m none)"
 
+check "plan of a model without files" run 0 plan --synthetic 11b -c 4096 --device cpu --json
+check "has every choice" prints '"quant":"nf4-dq"'
+check "memory enough" run 0 run -p a -n 1 --device cpu --max-memory 1G
+check "nothing said" sh -c "! grep -q quantised '$tmp/err'"
+plan=$("$MLLAMA" plan --device cpu --json | sed 's/.*"total":\([0-9]*\),"device".*/\1/')
+check "memory for int8 only" run 0 run -p a -n 1 --device cpu --max-memory $((plan - 1000000))
+check "is said" says "quantised to int8"
+
 check "an existing directory is left alone" run 73 quantize "$MODEL" nf4 --nf4
 check "a directory that cannot be" run 73 quantize "$MODEL" nowhere/nf4 --nf4
 check "no type" run 64 quantize "$MODEL" x
