@@ -1,7 +1,9 @@
 /* blocks.c - which KV blocks are free.
  *
  * Blocks that were never used are zeroed when first taken, in every layer of their kind: attention
- * reads whole chunks and multiplies what lies behind a range by zero, so it must be finite. */
+ * reads whole chunks and multiplies what lies behind a range by zero, so it must be finite. On a
+ * GPU, whose memory is there at once, all of them are zeroed when the engine opens (blocks_zero).
+ */
 #include "engine.h"
 
 #include <stdlib.h>
@@ -42,8 +44,8 @@ int32_t blocks_take(struct mll_engine *engine, bool cross)
         if (t->is_cross[i] != cross)
             continue;
         size_t at = (size_t)block * bytes;
-        exec_upload(engine->exec, (char *)engine->pools[i].k + at, engine->zeros, bytes);
-        exec_upload(engine->exec, (char *)engine->pools[i].v + at, engine->zeros, bytes);
+        exec_zero(engine->exec, (char *)engine->pools[i].k + at, bytes);
+        exec_zero(engine->exec, (char *)engine->pools[i].v + at, bytes);
     }
     return block;
 }
@@ -52,4 +54,16 @@ void blocks_give(struct mll_engine *engine, bool cross, int32_t block)
 {
     struct block_stack *stack = stack_of(engine, cross);
     stack->free[stack->n_free++] = block;
+}
+
+void blocks_zero(struct mll_engine *engine)
+{
+    size_t bytes = plan_block_bytes(&engine->cfg, engine->exec);
+    for (int i = 0; i < engine->cfg.text.layers; i++) {
+        struct kv_pool *pool = &engine->pools[i];
+        exec_zero(engine->exec, pool->k, (size_t)pool->n_blocks * bytes);
+        exec_zero(engine->exec, pool->v, (size_t)pool->n_blocks * bytes);
+    }
+    engine->text_stack.n_fresh = engine->text_stack.n_free;
+    engine->image_stack.n_fresh = engine->image_stack.n_free;
 }

@@ -68,8 +68,7 @@ static enum mll_status open_kv(struct mll_engine *e, struct mll_error *err)
     const struct memory_plan *p = &e->plan;
     size_t block = plan_block_bytes(&e->cfg, e->exec);
     e->pools = calloc((size_t)t->layers, sizeof *e->pools);
-    e->zeros = calloc(1, block);
-    if (e->pools == NULL || e->zeros == NULL)
+    if (e->pools == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %d KV pools", t->layers);
     MLL_TRY(blocks_open(&e->text_stack, p->max_sessions * p->text_blocks, err));
     MLL_TRY(blocks_open(&e->image_stack, p->max_sessions * p->image_blocks_used, err));
@@ -85,6 +84,8 @@ static enum mll_status open_kv(struct mll_engine *e, struct mll_error *err)
     e->text_table = open_table(e, p->text_blocks);
     e->image_table = open_table(e, p->image_blocks);
     e->logits = exec_alloc(e->exec, arena_floats((size_t)p->max_sessions, (size_t)t->vocab_size));
+    if (exec_memory(e->exec) > 0)
+        blocks_zero(e);
     return MLL_OK;
 }
 
@@ -261,7 +262,6 @@ void mll_close(struct mll_engine *engine)
     weights_free(engine->weights);
     bpe_ids_free(&engine->ids);
     free(engine->pools);
-    free(engine->zeros);
     free(engine->slot_used);
     free(engine->shares);
     free(engine->cancelled);

@@ -76,7 +76,6 @@ struct mll_engine {
     bool *slot_used;              /* (max_sessions) rows of the tables */
     int32_t *staging; /* (STEP_ARRAYS, chunk) and (max_sessions): a batch on the host; see step.c */
     struct sample_out *found;       /* (max_sessions) of op_hash_rows on a step's logits */
-    void *zeros;                    /* one block of keys */
     float *logits;                  /* (max_sessions, vocab_size) device, of the last step */
     struct mll_session **logits_of; /* (max_sessions) whose row that is; NULL: nobody's */
     struct share *shares;           /* (max_sessions) of the running step */
@@ -144,6 +143,7 @@ void blocks_close(struct block_stack *stack);
  * caller knows that one is free. */
 int32_t blocks_take(struct mll_engine *engine, bool cross);
 void blocks_give(struct mll_engine *engine, bool cross, int32_t block);
+void blocks_zero(struct mll_engine *engine); /* all of them, before the first is taken */
 
 /* ---- stages ---------------------------------------------------------------------------------- */
 

@@ -45,11 +45,11 @@ struct mll_options {
                           made-up weights; NULL: as stored, made-up ones bf16 */
     const char *device; /* "auto", "cpu", "cuda", "cuda:1" */
     enum mll_reference reference;
-    int threads;         /* 0: the cores this process may use */
-    int ctx_size;        /* tokens a session can hold; 0: the smaller of the model's and 8192 */
-    int prefill_chunk;   /* prompt rows a step; 0: 256. Results do not depend on it. */
-    int max_sessions;    /* rows of a decode batch and sharers of the KV budget; 0: 1 */
-    int max_images;      /* images a session can hold; 0: 4 */
+    int threads;       /* 0: the cores this process may use */
+    int ctx_size;      /* tokens a session can hold; 0: the smaller of the model's and 8192 */
+    int prefill_chunk; /* prompt rows a step; 0: 256, on a GPU 1024; results do not depend on it */
+    int max_sessions;  /* rows of a decode batch and sharers of the KV budget; 0: 1 */
+    int max_images;    /* images a session can hold; 0: 4 */
     const char *kv_type; /* "f32", "f16", "int8" (rounded a position and head); NULL: the device's
                           * own, float32 on the CPU, fp16 on a GPU */
     bool compute_bf16;   /* CPU: matmuls by the BF16 dot instruction */

@@ -17,6 +17,7 @@
 enum {
     DEFAULT_CTX = 8192,
     DEFAULT_CHUNK = 256,
+    DEFAULT_CHUNK_GPU = 1024, /* a weight is read once a chunk */
     DEFAULT_IMAGES = 4,
     MAX_CHUNK = 8192,
 };
@@ -125,13 +126,14 @@ static enum mll_status resolve(int *out, const char *name, int value, int otherw
 }
 
 static enum mll_status resolve_options(struct memory_plan *p, const struct cfg *cfg,
-                                       const struct mll_options *o, struct mll_error *err)
+                                       const struct mll_options *o, const struct mll_exec *ex,
+                                       struct mll_error *err)
 {
+    int chunk = exec_memory(ex) > 0 ? DEFAULT_CHUNK_GPU : DEFAULT_CHUNK;
     int longest = cfg->text.max_position;
     int ctx = longest < DEFAULT_CTX ? longest : DEFAULT_CTX;
     MLL_TRY(resolve(&p->ctx_size, "ctx-size", o->ctx_size, ctx, longest, err));
-    MLL_TRY(resolve(&p->prefill_chunk, "prefill chunk", o->prefill_chunk, DEFAULT_CHUNK, MAX_CHUNK,
-                    err));
+    MLL_TRY(resolve(&p->prefill_chunk, "prefill chunk", o->prefill_chunk, chunk, MAX_CHUNK, err));
     if (p->prefill_chunk > p->ctx_size)
         p->prefill_chunk = p->ctx_size;
     MLL_TRY(resolve(&p->max_sessions, "sessions", o->max_sessions, 1, 4096, err));
@@ -194,7 +196,7 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
                             struct mll_error *err)
 {
     *plan = (struct memory_plan){0};
-    MLL_TRY(resolve_options(plan, cfg, options, err));
+    MLL_TRY(resolve_options(plan, cfg, options, ex, err));
     MLL_TRY(plan_image_keys(plan, cfg, options->reference, err));
     MLL_TRY(plan_kv(plan, cfg, ex, err));
 

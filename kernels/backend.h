@@ -73,6 +73,7 @@ struct op_table {
     void (*upload)(struct mll_exec *ex, void *device, const void *host, size_t bytes);
     void (*download)(struct mll_exec *ex, void *host, const void *device, size_t bytes);
     enum mll_status (*reserve)(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err);
+    void (*zero)(struct mll_exec *ex, void *device, size_t bytes);
     void *(*alloc_host)(struct mll_exec *ex, size_t bytes);
     void (*send)(struct mll_exec *ex, void *device, const void *host, size_t bytes);
     void (*fetch)(struct mll_exec *ex, void *host, const void *device, size_t bytes);
@@ -128,7 +129,7 @@ extern const struct op_table op_table_cpu, op_table_cuda;
 #define EXEC_ROWS(backend)                                                                \
     .close = close_##backend, .trim = trim_##backend, .take_fault = take_fault_##backend, \
     .take_error = take_error_##backend, .upload = upload_##backend,                       \
-    .download = download_##backend, .reserve = reserve_##backend,                         \
+    .download = download_##backend, .zero = zero_##backend, .reserve = reserve_##backend, \
     .alloc_host = alloc_host_##backend, .send = send_##backend, .fetch = fetch_##backend, \
     .repeat = repeat_##backend, .weight_bytes = weight_bytes_##backend,                   \
     .begin_weights = begin_weights_##backend, .load_weight = load_weight_##backend,       \
@@ -142,6 +143,7 @@ extern const struct op_table op_table_cpu, op_table_cuda;
     void download_##backend(struct mll_exec *ex, void *host, const void *device, size_t bytes);    \
     enum mll_status reserve_##backend(struct mll_exec *ex, size_t scratch_bytes,                   \
                                       struct mll_error *err);                                      \
+    void zero_##backend(struct mll_exec *ex, void *device, size_t bytes);                          \
     void *alloc_host_##backend(struct mll_exec *ex, size_t bytes);                                 \
     void send_##backend(struct mll_exec *ex, void *device, const void *host, size_t bytes);        \
     void fetch_##backend(struct mll_exec *ex, void *host, const void *device, size_t bytes);       \

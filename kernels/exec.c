@@ -389,6 +389,18 @@ void download_cpu(struct mll_exec *ex, void *host, const void *device, size_t by
     memcpy(host, device, bytes);
 }
 
+void zero_cpu(struct mll_exec *ex, void *device, size_t bytes)
+{
+    (void)ex;
+    memset(device, 0, bytes);
+}
+
+void exec_zero(struct mll_exec *ex, void *device, size_t bytes)
+{
+    if (bytes > 0)
+        ex->ops->zero(ex, device, bytes);
+}
+
 void *alloc_host_cpu(struct mll_exec *ex, size_t bytes)
 {
     void **grown = realloc(ex->host, (size_t)(ex->n_host + 1) * sizeof *grown);

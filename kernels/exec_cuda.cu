@@ -331,6 +331,13 @@ void download_cuda(struct mll_exec *ex, void *host, const void *device, size_t b
     wait_for_device(exec_cuda(ex));
 }
 
+void zero_cuda(struct mll_exec *ex, void *device, size_t bytes)
+{
+    struct exec_cuda *e = enter(ex);
+    cudaMemsetAsync(device, 0, bytes, e->stream);
+    launched(ex, "zeroing memory");
+}
+
 void *alloc_host_cuda(struct mll_exec *ex, size_t bytes)
 {
     struct exec_cuda *e = enter(ex);

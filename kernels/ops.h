@@ -193,6 +193,8 @@ enum mll_status exec_take_error(struct mll_exec *ex, struct mll_error *err);
 /* Host <-> device copies, in order with the ops (memcpy on the CPU); done on return. */
 void exec_upload(struct mll_exec *ex, void *device, const void *host, size_t bytes);
 void exec_download(struct mll_exec *ex, void *host, const void *device, size_t bytes);
+/* Zeros memory of the device, in order with the ops. */
+void exec_zero(struct mll_exec *ex, void *device, size_t bytes);
 /* Host memory, zeroed, for the two below (pinned, for a GPU), as long as the exec lives; NULL where
  * there is none. */
 void *exec_alloc_host(struct mll_exec *ex, size_t bytes);

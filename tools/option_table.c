@@ -94,7 +94,7 @@ const struct option_row option_table[] = {
     {"max-memory", 0, OPT_BYTES, AT(max_memory), OPENS, "BYTES",
      "quantise a model that needs more, refuse it where that is not enough (K, M, G, T)", 0, 0},
     {"prefill-chunk", 0, OPT_INT, AT(prefill_chunk), OPENS, "N",
-     "prompt rows a step (default 256); results do not depend on it", 1, 65536},
+     "prompt rows a step (default 256, on a GPU 1024); results do not depend on it", 1, 65536},
     {"isa", 0, OPT_CHOICE, AT(isa), OPENS, "c|avx2|avx512",
      "force one form of the CPU kernels; results do not depend on it", 0, 0},
     {"fast", 0, OPT_FLAG, AT(fast), OPENS, NULL,

@@ -146,6 +146,14 @@ Test(gpu_engine, logits_in_the_other_references_are_the_cpus)
     check_case("kept_unsorted", MLL_REFERENCE_HF5, 2);
 }
 
+Test(gpu_engine, logits_of_quantised_weights_are_the_cpus)
+{
+    if (exec_cuda_devices() < 1)
+        cr_skip_test("no CUDA device");
+    for (int i = 0; golden_quant_names[i] != NULL; i++)
+        check_case(golden_quant_names[i], MLL_REFERENCE_META, 2);
+}
+
 /* ---- the same bits --------------------------------------------------------------------------- */
 
 enum { NEW_TOKENS = 5, MOST_ROWS = 3 };
