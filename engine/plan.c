@@ -191,11 +191,25 @@ static enum mll_status plan_kv(struct memory_plan *p, const struct cfg *cfg,
     return MLL_OK;
 }
 
+/* What a GPU's kernels are made for. */
+static enum mll_status check_heads(const struct cfg *cfg, const struct mll_exec *ex,
+                                   struct mll_error *err)
+{
+    int text = cfg->text.head_dim, vision = cfg->vision.head_dim;
+    if (exec_memory(ex) == 0 ||
+        (text % 8 == 0 && text <= MLL_ATTN_DIM_MAX && vision <= MLL_ATTN_DIM_MAX))
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_DEVICE,
+                    "heads of %d (text) and %d (vision): on a GPU at most %d, text a multiple of 8",
+                    text, vision, MLL_ATTN_DIM_MAX);
+}
+
 enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
                             const struct mll_options *options, const struct mll_exec *ex,
                             struct mll_error *err)
 {
     *plan = (struct memory_plan){0};
+    MLL_TRY(check_heads(cfg, ex, err));
     MLL_TRY(resolve_options(plan, cfg, options, ex, err));
     MLL_TRY(plan_image_keys(plan, cfg, options->reference, err));
     MLL_TRY(plan_kv(plan, cfg, ex, err));
