@@ -9,7 +9,8 @@
 #include "gemm_tile.cuh"
 
 template <int BM, int BN, int BK, int WM, int WN>
-__global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_kernel(struct matmul_args a)
+__global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
+    gemm_kernel(struct matmul_args a)
 {
     const int MB = WM / 16, NB = WN / 16, STEPS = BK / MMA_K;
     SHARED(__half, left, [GEMM_STAGES][BM * BK]);
@@ -131,17 +132,24 @@ static const struct gemm_shape {
     float cost;
 } gemm_shapes[] = {{128, 128, 1.0f}, {128, 64, 1.05f}, {64, 64, 1.3f}};
 enum { GEMM_SHAPES = 3 };
+#define GEMM_ALONE                                                                \
+    1.2f /* one block an SM: a warp a scheduler, which waits for its own operands \
+          */
 
 int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
 {
-    int best = 0, sms = ((const struct exec_cuda *)ex)->sms;
+    int best = 0;
+    size_t sms = (size_t)((const struct exec_cuda *)ex)->sms;
     float least = 0.0f;
     for (int i = 0; i < GEMM_SHAPES; i++) {
         const struct gemm_shape *s = &gemm_shapes[i];
         size_t tiles = (size_t)matmul_tiles(a, s->bn) * blocks_for((size_t)a->n, (size_t)s->bm);
-        float time = (float)((tiles + (size_t)sms - 1) / (size_t)sms) * (float)(s->bm * s->bn);
-        if (i == 0 || time * s->cost < least) {
-            least = time * s->cost;
+        size_t of_an_sm = (tiles + sms - 1) / sms;
+        float time = (float)of_an_sm * (float)(s->bm * s->bn) * s->cost;
+        if (of_an_sm == 1)
+            time *= GEMM_ALONE;
+        if (i == 0 || time < least) {
+            least = time;
             best = i;
         }
     }
