@@ -341,16 +341,15 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     int row = parts.first + (int)blockIdx.z, head = blockIdx.y * a.group, dim = a.kv.head_dim;
     int seq = a.seq[row], begin = a.begin[row], end = a.end[row], warp = threadIdx.x / WARP;
     decode_queries<D> &queries = shared_queries[0];
-    float *y = a.y + ((size_t)row * a.heads + head) * dim;
     bool good = kv_range(a.kv, row, seq, begin, end);
     if (!good || begin >= end) {
+        float *y = a.y + ((size_t)row * a.heads + head) * dim;
         for (int i = threadIdx.x; blockIdx.x == 0 && i < a.group * dim; i += DECODE_THREADS)
             y[i] = 0.0f;
         return;
     }
-    int first = begin / SPLIT, last = (end - 1) / SPLIT;
-    int split = first + (((int)blockIdx.x - first) & (SPLITS - 1));
-    if (split > last)
+    int first = begin / SPLIT, split = first + (((int)blockIdx.x - first) & (SPLITS - 1));
+    if (split * SPLIT >= end)
         return;
 
     const float *query = a.q + ((size_t)row * a.heads + head + warp) * dim;
@@ -358,7 +357,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     __syncthreads();
     decode_total<D> total;
     clear_total(total);
-    for (; split <= last; split += SPLITS) {
+    for (; split * SPLIT < end; split += SPLITS) {
         int kv_head = head / (a.heads / a.kv.n_kv_heads);
         warp_keys keys = split_keys(a.kv, seq, begin, end, split, kv_head, &good);
         seen[warp] = keys.from < keys.to;
@@ -384,7 +383,8 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     __threadfence();
     __syncthreads();
     unsigned *tickets = &parts.tickets[blockIdx.z * a.heads + head];
-    int blocks = min(last - first + 1, SPLITS);
+    first = opaque(begin) / SPLIT;
+    int blocks = min((end - 1) / SPLIT - first + 1, SPLITS);
     if (threadIdx.x == 0)
         ticket[0] = atomicAdd(tickets, 1u);
     __syncthreads();
@@ -393,8 +393,9 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     __threadfence();
     if (threadIdx.x == 0)
         *tickets = 0;
+    float *y = a.y + ((size_t)opaque(row) * a.heads + head + warp) * dim;
     if (warp < a.group)
-        decode_combine<D>(y + (size_t)warp * dim, parts, part, first, blocks, dim);
+        decode_combine<D>(y, parts, part, first, blocks, dim);
 }
 
 #ifndef __CUDACC_RTC__

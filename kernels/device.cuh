@@ -164,6 +164,7 @@ __device__ __forceinline__ void trap_index(const char *file, int line, int index
     shim_trap("index out of bounds");
 #else
     __trap();
+    __builtin_unreachable(); /* nothing lives across the call of printf */
 #endif
 }
 
