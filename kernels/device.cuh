@@ -49,6 +49,11 @@ typedef unsigned long size_t;
     kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__)
 #endif
 
+#if defined(MLL_SHIM)
+#define NOINLINE inline
+#else
+#define NOINLINE __noinline__
+#endif
 #define WARP      32
 #define ALL_LANES 0xffffffffu
 
@@ -153,8 +158,8 @@ struct bounds {
 
 #define FAULT_POSITION_BITS 26
 
-/* Prints the line of a device assert and ends the kernel. */
-__device__ __forceinline__ void trap_index(const char *file, int line, int index, int bound)
+/* Prints the line of a device assert and ends the kernel. Its registers are not the callers'. */
+static __device__ NOINLINE void trap_index(const char *file, int line, int index, int bound)
 {
     printf("%s:%d: block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `index >= 0 && index < bound` "
            "failed: index %d, bound %d.\n",
