@@ -196,11 +196,9 @@ static enum mll_status check_heads(const struct cfg *cfg, const struct mll_exec 
                                    struct mll_error *err)
 {
     int text = cfg->text.head_dim, vision = cfg->vision.head_dim;
-    if (exec_memory(ex) == 0 ||
-        (text % 8 == 0 && text <= MLL_ATTN_DIM_MAX && vision <= MLL_ATTN_DIM_MAX))
+    if (exec_memory(ex) == 0 || (text <= MLL_ATTN_DIM_MAX && vision <= MLL_ATTN_DIM_MAX))
         return MLL_OK;
-    return mll_fail(err, MLL_ERR_DEVICE,
-                    "heads of %d (text) and %d (vision): on a GPU at most %d, text a multiple of 8",
+    return mll_fail(err, MLL_ERR_DEVICE, "heads of %d (text) and %d (vision): on a GPU at most %d",
                     text, vision, MLL_ATTN_DIM_MAX);
 }
 

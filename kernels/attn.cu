@@ -57,7 +57,7 @@ __device__ __forceinline__ row_run find_run(const int *seq, const int2 *ranges, 
 __device__ __forceinline__ key_rows run_tile(const kv_view &kv, const row_run &run, int head, int t)
 {
     int64_t entry = (int64_t)run.seq * kv.max_blocks + t * 2;
-    key_rows rows = {kv.k, kv.v, 0, 0, kv.head_dim, run.begin - t * KEYS, run.end - t * KEYS};
+    key_rows rows = {kv.k, kv.v, 0, 0, kv.stride, run.begin - t * KEYS, run.end - t * KEYS};
     int low = rows.from < KV_BLOCK ? kv.blocks[entry] : -1;
     int high = rows.to > KV_BLOCK ? kv.blocks[entry + 1] : -1;
     if (low >= 0 && low < kv.block.n)

@@ -264,7 +264,7 @@ __device__ __forceinline__ warp_keys split_keys(const kv_view &kv, int seq, int 
 {
     int first = split * SPLIT + (int)threadIdx.x / WARP * KEYS;
     int64_t entry = (int64_t)seq * kv.max_blocks + first / KV_BLOCK;
-    warp_keys keys = {0, 0, kv.head_dim, max(begin - first, 0), min(end - first, KEYS)};
+    warp_keys keys = {0, 0, kv.stride, max(begin - first, 0), min(end - first, KEYS)};
     if (keys.from < KV_BLOCK && keys.to > 0) {
         int block = kv.blocks[entry];
         *good = in_bounds(kv.block, entry, block) && *good;

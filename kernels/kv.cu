@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(KV_THREADS)
         kv.k[to + d] = __float2half_rn(k[from + d]);
         kv.v[to + d] = __float2half_rn(v[from + d]);
     }
+    kv_pad(kv, to);
 }
 
 #ifndef __CUDACC_RTC__

@@ -281,8 +281,7 @@ void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool
 {
     CHECK(n >= 0 && heads > 0 && is_pool(pool) && is_table(table), "n %d, heads %d", n, heads);
     CHECK(heads % pool->n_kv_heads == 0, "n %d, heads %d, kv heads %d", n, heads, pool->n_kv_heads);
-    CHECK(ex->memory == 0 || (pool->head_dim % 8 == 0 && pool->head_dim <= MLL_ATTN_DIM_MAX),
-          "head_dim %d", pool->head_dim);
+    CHECK(ex->memory == 0 || pool->head_dim <= MLL_ATTN_DIM_MAX, "head_dim %d", pool->head_dim);
     if (n == 0)
         return;
     CHECK(y != NULL && q != NULL && seq != NULL && begin != NULL && end != NULL, "n %d, heads %d",

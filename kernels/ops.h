@@ -261,7 +261,8 @@ void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
  * 16 positions side by side, so that a score loop reads whole vectors:
  *   k (n_blocks, n_kv_heads, head_dim, MLL_KV_BLOCK)
  *   v (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim)                       float32 on the CPU
- * On a GPU both lie as (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim), in fp16.
+ * On a GPU both lie as (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim), in fp16, a position at a
+ * multiple of 16 bytes.
  * Blocks are zeroed before their first use. The same pool form serves self and cross attention. */
 #define MLL_KV_BLOCK     16
 #define MLL_ATTN_CHUNK   64
@@ -273,7 +274,7 @@ static inline size_t kv_block_bytes(enum mll_dtype dtype, int head_dim)
 {
     size_t n = (size_t)head_dim * MLL_KV_BLOCK; /* elements of one head's block of k or v */
     return dtype == MLL_DTYPE_F32   ? n * sizeof(float)
-           : dtype == MLL_DTYPE_F16 ? n * 2
+           : dtype == MLL_DTYPE_F16 ? ((size_t)head_dim + 7) / 8 * 8 * MLL_KV_BLOCK * 2
                                     : n + MLL_KV_BLOCK * sizeof(float);
 }
 
@@ -304,7 +305,7 @@ void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, con
  * h uses KV head h / (heads / n_kv_heads). An empty range gives zeros. Causal self attention: begin
  * 0, end pos + 1. Cross attention: the range of vision rows that the token sees. Index faults as
  * in kv_append, begin and end in place of pos; blocks outside the range are not looked at. scale is
- * positive. On a GPU head_dim is a multiple of 8, at most MLL_ATTN_DIM_MAX.
+ * positive. On a GPU head_dim is at most MLL_ATTN_DIM_MAX.
  * y, q (n, heads, head_dim).   HF: eager_attention_forward with repeat_kv */
 void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
              const struct kv_table *table, const int32_t *seq, const int32_t *begin,

@@ -34,7 +34,7 @@ static const struct attn_case {
 /* Whether this exec can: a GPU's heads have a multiple of 8 elements, at most 128. */
 static bool can(const struct mll_exec *ex, const struct attn_case *c)
 {
-    return !op_is_cuda(ex) || (c->dim % 8 == 0 && c->dim <= 128);
+    return !op_is_cuda(ex) || c->dim <= 128;
 }
 
 /* One filled problem. Memory that no row may read holds NaN, blocks that none may touch are -1. */
@@ -90,7 +90,7 @@ static struct problem make(struct mll_exec *ex, const struct attn_case *c)
                         .n_seqs = c->n_seqs,
                         .max_blocks = max_blocks,
                         .mark = exec_mark(ex)};
-    size_t pool = (size_t)p.pool.n_blocks * MLL_KV_BLOCK * row * op_dtype_bytes(p.pool.dtype);
+    size_t pool = (size_t)(p.pool.n_blocks * c->kv_heads) * kv_block_bytes(p.pool.dtype, c->dim);
     p.nan_k = malloc(pool);
     p.nan_v = malloc(pool);
     memset(p.nan_k, 0xff, pool); /* NaN, as float32 and as fp16 */
