@@ -1,6 +1,6 @@
 # Front door: `make help` explains every target; CMake does the work (CMakePresets.json).
 .DEFAULT_GOAL := build
-.PHONY: help setup build cuda sm70 resources gpu-test gpu-bench gpu-bundle demo test asan race fuzz slow fmt check eval golden bench install
+.PHONY: help setup build cuda sm70 resources gpu-test gpu-bench gpu-bundle demo test asan race mutants fuzz slow fmt check eval golden bench install
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 N ?= 500
 SEED ?= 7
@@ -29,6 +29,8 @@ asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@scripts/setup.sh build test && scripts/test.sh asan
 race: ## the kernels' barriers under ThreadSanitizer, on the CPU
 	@scripts/setup.sh build test && scripts/test.sh race
+mutants: ## break each barrier, bounds guard and copy wait of the kernels: the tests must notice
+	@tests/cuda_on_cpu/mutants.py
 fuzz: ## every fuzz target for FUZZ_SECONDS each
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -236,7 +236,9 @@ __device__ __forceinline__ void decode_warp(float (*o_out)[D + 4], float2 *stats
                 *p = exp2_fast(fmaf(*p, c, -ref));
                 sum += *p;
             }
-        stats[slot_row(slot) % 8] = make_float2(ref, row_sum(sum));
+        sum = row_sum(sum);
+        if (decode_column(0, 0) == 0) /* one of the lanes that have it */
+            stats[slot_row(slot) % 8] = make_float2(ref, sum);
     }
     uint32_t a[P][4];
 #pragma unroll
@@ -360,8 +362,10 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     for (; split * SPLIT < end; split += SPLITS) {
         int kv_head = head / (a.heads / a.kv.n_kv_heads);
         warp_keys keys = split_keys(a.kv, seq, begin, end, split, kv_head, &good);
-        seen[warp] = keys.from < keys.to;
-        if (seen[warp])
+        bool any = keys.from < keys.to;
+        if (threadIdx.x % WARP == 0)
+            seen[warp] = any;
+        if (any)
             decode_warp<D>(outs[warp], stats[warp], a.kv, queries, keys);
         __syncthreads();
 #pragma unroll 2

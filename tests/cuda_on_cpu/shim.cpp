@@ -314,7 +314,7 @@ int shim_barrier(enum shim_vote vote, bool predicate, const char *file, int line
     if (s.exited > 0)
         shim_die("%s:%d: a barrier, but %d threads have exited", file, line, s.exited);
     const struct shim_thread *other = s.last_at_barrier;
-    if (s.at_barrier > 0 && (other->line != line || strcmp(other->file, file) != 0))
+    if (s.at_barrier > 0 && !shim_same_place(file, line, other->file, other->line))
         shim_die("divergent barrier: this thread at %s:%d, thread %d at %s:%d", file, line,
                  other->number, other->file, other->line);
     s.last_at_barrier = t;

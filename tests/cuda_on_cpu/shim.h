@@ -315,11 +315,11 @@ template <class T> static inline T atomicMax(T *p, SHIM_T value)
 }
 static inline void __threadfence(void)
 {
-    __atomic_thread_fence(__ATOMIC_ACQ_REL);
+    asm volatile("" ::: "memory");
 }
 static inline void __threadfence_block(void)
 {
-    __atomic_thread_fence(__ATOMIC_ACQ_REL);
+    asm volatile("" ::: "memory");
 }
 
 /* Loads and stores with a cache hint; like the hardware they need natural alignment. */

@@ -62,6 +62,11 @@ extern struct shim_thread *shim_now;
 
 /* Ends the process with a line about kernel, block and threads. */
 [[noreturn]] __attribute__((format(printf, 1, 2))) void shim_die(const char *format, ...);
+/* Whether two places are one; the names mostly are one string, which sanitizers need not read. */
+static inline bool shim_same_place(const char *file, int line, const char *other, int other_line)
+{
+    return line == other_line && (file == other || strcmp(file, other) == 0);
+}
 /* Lets another thread run; returns when this one is chosen again. */
 void shim_yield(void);
 /* Makes lanes of a warp able to run. */

@@ -34,7 +34,7 @@ static void check_meeting(const struct shim_warp *warp, const struct shim_meetin
                  line, elsewhere, mask);
     if (m->here == 0)
         return;
-    if (m->mask != mask || m->finish != finish || m->line != line || strcmp(m->file, file) != 0)
+    if (m->mask != mask || m->finish != finish || !shim_same_place(file, line, m->file, m->line))
         shim_die("%s:%d, mask %08x: lanes %08x wait at %s:%d, mask %08x", file, line, mask, m->here,
                  m->file, m->line, m->mask);
 }

@@ -32,6 +32,19 @@
 #include "shim_control.h"
 #endif
 
+/* For .disabled: a program of the shim leaves out what says nothing about a GPU; `make race`, where
+ * all takes a hundred times as long, what is large or launches the same kernels again. */
+#ifdef MLL_SHIM
+#define OP_SHIM 1
+#else
+#define OP_SHIM 0
+#endif
+#ifdef RACE
+#define OP_RACE 1
+#else
+#define OP_RACE 0
+#endif
+
 /* Uniform in [-scale, scale), the same for the same seed everywhere. */
 static inline void op_fill(float *x, size_t n, uint64_t seed, float scale)
 {

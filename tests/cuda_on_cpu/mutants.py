@@ -1,0 +1,381 @@
+#!/usr/bin/env python3
+"""Breaks the kernels in small ways and demands that the op tests notice.
+
+    mutants.py [--rotate] [--list] [FILE...]      (make mutants; default: every kernel source)
+
+A mutant lacks one barrier, one wait for cp.async, or one bounds guard: a relation in the condition of
+an if or of a choice between a load and a constant, or in a bool, that is taken to hold (where it
+leads out of the code: not to hold), or one in_bounds() that lets every index pass or is not called. All mutants of a
+file are compiled at once, chosen at run time by MLL_MUTANT, once for each code path (sm_70, sm_80) and
+build (build-asan, build, build-race: `make test asan race` makes them). A mutant is noticed when a
+test of its op fails, crashes, hangs or is reported by a sanitizer in one of them.
+
+At least 95 % must be noticed, and each survivor must stand in survivors.txt with its reason. --rotate
+takes one file, by the commit, for CI. Ends with `N passed, N failed`: mutants that were noticed or
+explained, and others."""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "kernels"
+OUT = ROOT / "build-mutants"
+SURVIVORS = pathlib.Path(__file__).with_name("survivors.txt")
+SHARE = 0.95
+TIMEOUT = 120
+ARCHS = ("800", "700")
+# build folder, environment; the quickest to notice most comes first
+MODES = (
+    ("build", {}),
+    ("build", {"MLL_SHIM_SCHEDULE": "descending"}),
+    ("build-asan", {"MLL_SHIM_SCHEDULE": "5"}),
+    ("build-race", {"MLL_SHIM_SCHEDULE": "5", "TSAN_OPTIONS": "halt_on_error=1"}),
+)
+# Which op tests see a file; default: the one of its name.
+TESTS = {
+    "attn_mma.cuh": ["attn_vision", "attn"],
+    "device.cuh": ["norm", "gather_rows", "argmax"],
+    "half_rows.cu": ["matmul"],
+    "kv.cu": ["kv_append"],
+    "kv.cuh": ["kv_append", "attn"],
+}
+NO_KERNELS = {"exec_cuda.cu", "exec_graph.cu", "load_weights.cu"}
+
+RELATION = re.compile(r"(?<![<>=\-!])(<=|>=|<|>)(?![<>=])")
+LEAVES = re.compile(r"\s*\{?\s*(return|continue|break)\b")
+READS = re.compile(r"\[|\*\(|__ld|load|^\s*(16|bytes)\b")
+
+
+class Mutant:
+    def __init__(self, number, path, line, kind, text):
+        self.number, self.path, self.line, self.kind, self.text = number, path, line, kind, text
+        self.noticed = ""
+
+    def key(self):
+        return f"{self.path.name}: {self.kind}: {self.text}"
+
+
+# ---- finding the places --------------------------------------------------------------------------
+
+
+def blank(source):
+    """The source with comments, strings, preprocessor lines and host code blanked, same length."""
+    def spaces(match):
+        return re.sub(r"[^\n]", " ", match.group())
+    source = re.sub(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"", spaces, source, flags=re.S)
+    lines, depth, host = [], 0, None
+    continued = False
+    for line in source.split("\n"):
+        directive = continued or line.lstrip().startswith("#")
+        if line.lstrip().startswith("#if"):
+            if host is None and re.match(r"\s*#\s*ifndef\s+__CUDACC_RTC__", line):
+                host = depth
+            depth += 1
+        elif line.lstrip().startswith("#endif"):
+            depth -= 1
+            if host == depth:
+                host = None
+        elif line.lstrip().startswith("#else") and host == depth - 1:
+            host = None
+        continued = directive and line.endswith("\\")
+        lines.append(" " * len(line) if directive or host is not None else line)
+    return "\n".join(lines)
+
+
+def closing(code, at):
+    """Where the parenthesis opened at `at` closes."""
+    depth = 0
+    for i in range(at, len(code)):
+        depth += code[i] in "([{"
+        depth -= code[i] in ")]}"
+        if depth == 0:
+            return i
+    return len(code)
+
+
+def atoms(code, begin, end):
+    """The relations among the operands of && and || in code[begin:end], parentheses opened."""
+    found, depth, start = [], 0, begin
+    operands = []
+    i = begin
+    while i < end:
+        depth += code[i] in "([{"
+        depth -= code[i] in ")]}"
+        if depth == 0 and code[i : i + 2] in ("&&", "||"):
+            operands.append((start, i))
+            start = i + 2
+            i += 1
+        i += 1
+    operands.append((start, end))
+    for first, last in operands:
+        while first < last and code[first].isspace():
+            first += 1
+        while first < last and code[last - 1].isspace():
+            last -= 1
+        if len(operands) > 1 and code[first] == "(" and closing(code, first) == last - 1:
+            found += atoms(code, first + 1, last - 1)
+        elif is_relation(code[first:last]):
+            found.append((first, last))
+    return found
+
+
+def is_relation(text):
+    """Whether text compares something that is no constant, outside of its parentheses."""
+    flat = re.sub(r"\b\w+<[\w, ]+>\(", "x(", text)  # a template's argument
+    while re.search(r"\([^()]*\)|\[[^][]*\]", flat):
+        flat = re.sub(r"\([^()]*\)|\[[^][]*\]", "x", flat)
+    return RELATION.search(flat) is not None and re.search(r"[a-z]", text) is not None
+
+
+def condition_before(code, question):
+    """Where the condition of the choice whose ? stands at `question` begins."""
+    depth = 0
+    for i in range(question - 1, -1, -1):
+        depth += code[i] in ")]"
+        depth -= code[i] in "(["
+        if depth < 0 or (depth == 0 and code[i] in ",;{}?:"):
+            return i + 1
+        if depth == 0 and code[i] == "=" and code[i - 1] not in "=<>!" and code[i + 1] != "=":
+            return i + 1
+        if depth == 0 and code[i : i + 6] == "return":
+            return i + 6
+    return 0
+
+
+def guards(code):
+    """(begin, end, holds): relations that guard, and the value that lets everything pass."""
+    found = {}
+    for match in re.finditer(r"\bif\s*(?:constexpr\s*)?\(", code):
+        end = closing(code, match.end() - 1)
+        leaves = LEAVES.match(code[end + 1 :]) is not None
+        for place in atoms(code, match.end(), end):
+            found.setdefault(place, not leaves)
+    for match in re.finditer(r"\bbool\s+\w+\s*=([^;]*);", code):
+        for place in atoms(code, match.start(1), match.end(1)):
+            found.setdefault(place, True)
+    for match in re.finditer(r"\?", code):
+        begin = condition_before(code, match.start())
+        rest = code[match.end() :]
+        middle = rest[: re.search(r":(?!:)", rest).start()] if ":" in rest else rest
+        tail = re.split(r"[;\n]", rest[len(middle) + 1 :])[0]
+        if not READS.search(middle) and not READS.search(tail):
+            continue
+        for place in atoms(code, begin, match.start()):
+            found.setdefault(place, READS.search(middle) is not None)
+    return [(begin, end, holds) for (begin, end), holds in found.items()]
+
+
+def mutate(path, first):
+    """The mutants of a file, numbered from `first`, and its source with all of them inside."""
+    source = path.read_text()
+    code = blank(source)
+    edits = []  # begin, end, kind, replacement with {n} for the number and {text}
+    for match in re.finditer(r"__sync(threads|warp)\([^;{}]*\);", code):
+        edits.append((*match.span(), "barrier", "{{ if (shim_mutant != {n}) {text} }}"))
+    for match in re.finditer(r"cp_async_wait<[^;{}]*>\(\);", code):
+        edits.append((*match.span(), "wait", "{{ if (shim_mutant != {n}) {text} }}"))
+    for match in re.finditer(r"(?<!bool )\bin_bounds\(", code):
+        end = closing(code, match.end() - 1) + 1
+        alone = code[end] == ";" and re.search(r"[;{})]\s*$", code[: match.start()])
+        form = "{{ if (shim_mutant != {n}) {text}; }}" if alone else "((shim_mutant == {n}) | {text})"
+        edits.append((match.start(), end, "guard", form))
+    for begin, end, holds in guards(code):
+        form = "((shim_mutant == {n}) | ({text}))" if holds else "((shim_mutant != {n}) & ({text}))"
+        edits.append((begin, end, "guard", form))
+    edits.sort()
+    mutants, parts, at = [], [f'extern "C" int shim_mutant;\n#line 1 "{path}"\n'], 0
+    for begin, end, kind, form in edits:
+        if begin < at:
+            continue  # inside one that is already there
+        text = source[begin:end]
+        number = first + len(mutants)
+        shown = re.sub(r"\s+", " ", text)
+        mutants.append(Mutant(number, path, source.count("\n", 0, begin) + 1, kind, shown))
+        parts += [source[at:begin], form.format(n=number, text=text)]
+        at = end
+    parts.append(source[at:])
+    return mutants, "".join(parts)
+
+
+# ---- building ------------------------------------------------------------------------------------
+
+
+def run(command, **options):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", **options)
+
+
+def commands(folder, target):
+    result = run(["ninja", "-C", str(ROOT / folder), "-t", "commands", target])
+    return result.stdout.splitlines()
+
+
+def compile_one(folder, command, source, out):
+    words = shlex.split(command)
+    at = words.index("-o")
+    words = [w for w in words[:at] if w not in ("-MD", "-Werror")] + ["-o", str(out), "-c", str(source)]
+    for flag in ("-MT", "-MF"):
+        if flag in words:
+            del words[words.index(flag) : words.index(flag) + 2]
+    words += ["-w", f"-I{source.parent}"]
+    result = run(words, cwd=ROOT / folder)
+    if result.returncode != 0:
+        sys.exit(f"mutants: {source.name} does not compile:\n{result.stdout[:4000]}")
+
+
+def build_test(folder, arch, test, sources, shadow):
+    """A test program with the mutated sources in place of the library's; its path."""
+    target = f"test_{test}_shim{arch}"
+    out = OUT / folder / arch
+    out.mkdir(parents=True, exist_ok=True)
+    lines = commands(folder, target)
+    objects = []
+    for source in sources:
+        made = out / (source.name + ".o")
+        line = next(l for l in lines if f"/kernels/{source.name} " in l + " " and " -c " in l)
+        if not made.exists():
+            compile_one(folder, line, shadow / source.name, made)
+        objects.append(str(made))
+    chooser = out / "chooser.o"
+    if not chooser.exists():
+        run(["cc", "-fPIC", "-c", str(OUT / "chooser.c"), "-o", str(chooser)], check=True)
+    link = shlex.split(lines[-1].removeprefix(": && ").removesuffix(" && :"))
+    at = link.index("-o")
+    program = out / target
+    link = link[:at] + ["-o", str(program)] + objects + [str(chooser)] + link[at + 2 :]
+    result = run(link, cwd=ROOT / folder)
+    if result.returncode != 0:
+        sys.exit(f"mutants: {target} does not link:\n{result.stdout[:4000]}")
+    return program
+
+
+CHOOSER = """#include <stdlib.h>
+int shim_mutant;
+__attribute__((constructor)) static void choose(void)
+{
+    const char *n = getenv("MLL_MUTANT");
+    shim_mutant = n != NULL ? atoi(n) : 0;
+}
+"""
+
+
+# ---- judging -------------------------------------------------------------------------------------
+
+
+def fails(program, number, extra):
+    environment = dict(os.environ, MLL_MUTANT=str(number), OMP_WAIT_POLICY="passive", **extra)
+    environment.setdefault("ASAN_OPTIONS", "allocator_may_return_null=1")
+    try:
+        return run([str(program), "-j1"], env=environment, timeout=TIMEOUT).returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
+
+
+def judge(mutant, programs):
+    for place, program, extra in programs:
+        if fails(program, mutant.number, extra):
+            mutant.noticed = place
+            return
+
+
+def tests_of(path, available):
+    wanted = TESTS.get(path.name, [path.stem])
+    return [test for test in wanted if test in available]
+
+
+def includers(path):
+    """The kernel sources that a file's mutants are compiled into."""
+    if path.suffix == ".cu":
+        return [path]
+    users = [p for p in sorted(KERNELS.glob("*.cu*")) if f'"{path.name}"' in p.read_text()]
+    return sorted({u for p in users for u in ([p] if p.suffix == ".cu" else includers(p))})
+
+
+def check_file(path, first, available, explained):
+    mutants, source = mutate(path, first)
+    tests = tests_of(path, available)
+    if not mutants:
+        return mutants
+    if not tests:
+        sys.exit(f"mutants: no test for {path.name}: add it to TESTS")
+    shadow = OUT / "source"
+    run(["rm", "-rf", str(OUT)])
+    shadow.mkdir(parents=True)
+    (OUT / "chooser.c").write_text(CHOOSER)
+    used = {u for u in includers(path) if u.name not in NO_KERNELS}
+    for kernel in KERNELS.glob("*.cu*"):  # a header's includers must find the mutated one
+        (shadow / kernel.name).write_text(kernel.read_text())
+    (shadow / path.name).write_text(source)
+    programs = []
+    for folder, extra in MODES:
+        for arch in ARCHS:
+            for test in tests:
+                program = build_test(folder, arch, test, sorted(used), shadow)
+                if fails(program, 0, extra):
+                    sys.exit(f"mutants: {program.name} of {folder} fails without a mutant")
+                place = f"{folder} sm_{arch[:2]}" + "".join(f" {v}" for v in extra.values())
+                programs.append((place, program, extra))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda mutant: judge(mutant, programs), mutants))
+    for m in mutants:
+        if not m.noticed:
+            known = explained.get(m.key())
+            print(f"{m.path.name}:{m.line}: {m.kind} `{m.text}` survives: {known or 'UNEXPLAINED'}")
+    noticed = sum(bool(m.noticed) for m in mutants)
+    print(f"{path.name}: {noticed} of {len(mutants)} noticed", flush=True)
+    return mutants
+
+
+def survivors():
+    """survivors.txt: `file: kind: text | reason` a line."""
+    lines = SURVIVORS.read_text().splitlines() if SURVIVORS.exists() else []
+    pairs = [l.split(" | ", 1) for l in lines if " | " in l and not l.startswith("#")]
+    return {key.strip(): reason.strip() for key, reason in pairs}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--rotate", action="store_true", help="one file, by the commit")
+    parser.add_argument("--list", action="store_true", help="only name the mutants")
+    options = parser.parse_args()
+    files = [p for p in sorted(KERNELS.glob("*.cu*")) if p.name not in NO_KERNELS]
+    if options.files:
+        files = [KERNELS / pathlib.Path(name).name for name in options.files]
+    files = [p for p in files if mutate(p, 1)[0]]
+    if options.rotate:
+        commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).stdout.strip()
+        files = [files[int(commit or "0", 16) % len(files)]]
+    if options.list:
+        for path in files:
+            for m in mutate(path, 1)[0]:
+                print(f"{m.path.name}:{m.line}: {m.kind}: {m.text}")
+        return 0
+    available = set()
+    for folder in sorted({folder for folder, _ in MODES}):
+        if not (ROOT / folder / "build.ninja").exists():
+            sys.exit(f"mutants: {folder} is not built: make test asan race")
+        run(["ninja", "-C", str(ROOT / folder), "shim_tests"], check=True)
+        listed = run(["ctest", "--test-dir", str(ROOT / folder), "-N"]).stdout
+        found = set(re.findall(r": test_(\w+)_shim800$", listed, flags=re.M))
+        available = available & found if available else found
+    explained = survivors()
+    mutants = [m for path in files for m in check_file(path, 1, available, explained)]
+    noticed = sum(bool(m.noticed) for m in mutants)
+    unexplained = sum(not m.noticed and m.key() not in explained for m in mutants)
+    print(f"{noticed} of {len(mutants)} mutants noticed ({100 * noticed / len(mutants):.1f} %), "
+          f"{len(mutants) - noticed - unexplained} survivors explained")
+    if not options.rotate and not options.files and noticed < SHARE * len(mutants):
+        unexplained = max(unexplained, 1)
+    print(f"{len(mutants) - unexplained} passed, {unexplained} failed")
+    return unexplained > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
