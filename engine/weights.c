@@ -484,14 +484,22 @@ enum mll_status weights_check_files(const struct weights *weights, struct mll_er
     return weights->ckpt ? ckpt_check_unchanged(weights->ckpt, err) : MLL_OK;
 }
 
-void weights_free(struct weights *weights)
+void weights_release(struct weights *weights)
 {
-    if (!weights)
-        return;
     weights_quant_free(weights);
     ckpt_close(weights->ckpt);
     if (weights->mapping)
         munmap(weights->mapping, weights->mapping_bytes);
+    weights->ckpt = NULL;
+    weights->mapping = NULL;
+    weights->n_unused = 0; /* names were the files' */
+}
+
+void weights_free(struct weights *weights)
+{
+    if (!weights)
+        return;
+    weights_release(weights);
     free(weights->unused);
     free(weights->local);
     free(weights->global);

@@ -105,6 +105,8 @@ enum mll_status weights_check_files(const struct weights *weights, struct mll_er
 enum mll_status weights_to_device(struct weights *weights, const struct cfg *cfg,
                                   struct mll_exec *ex, size_t *bytes, uint64_t *underflows,
                                   struct mll_error *err);
+/* Gives back the host memory behind the weights, files included. */
+void weights_release(struct weights *weights);
 void weights_free(struct weights *weights); /* NULL allowed; unmaps the files */
 
 /* ---- the table ------------------------------------------------------------------------------- */

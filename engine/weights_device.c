@@ -1,8 +1,8 @@
 /* weights_device.c - the weights of a model onto the device of an exec.  Contract: weights.h.
  *
  * Tensors go in the order in which they lie in memory, which is that of the files: a disk is read
- * from front to back, and what was read is given back at once, so that the host never holds more
- * than a few of them. */
+ * from front to back, one tensor ahead, and what was read is given back at once, so that the host
+ * never holds more than a few of them. */
 #include "weights.h"
 
 #include "checkpoint.h"
@@ -46,6 +46,8 @@ static enum mll_status load_all(struct weights *w, struct mll_exec *ex, const st
                                 int n, struct mll_error *err)
 {
     for (int i = 0; i < n; i++) {
+        if (i + 1 < n && list[i + 1].tensor != NULL)
+            st_expect(ckpt_file(w->ckpt, list[i + 1].tensor), list[i + 1].tensor);
         MLL_TRY(exec_load_weight(ex, list[i].mat, list[i].use, err));
         if (list[i].tensor != NULL)
             st_forget(ckpt_file(w->ckpt, list[i].tensor), list[i].tensor);
@@ -72,11 +74,8 @@ enum mll_status weights_to_device(struct weights *weights, const struct cfg *cfg
             status = load_all(weights, ex, list, n, err);
         if (status == MLL_OK)
             status = exec_end_weights(ex, underflows, err);
-        if (status == MLL_OK) {
-            ckpt_close(weights->ckpt);
-            weights->ckpt = NULL;
-            weights->n_unused = 0; /* names were the files' */
-        }
+        if (status == MLL_OK)
+            weights_release(weights);
     }
     free(list);
     return status;

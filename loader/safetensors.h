@@ -154,6 +154,8 @@ enum st_status st_read(const struct st_file *file, const struct st_tensor *tenso
  * beyond the end would be a SIGBUS. Data in memory (ST_MODE_READ) does not change. */
 enum st_status st_check_unchanged(const struct st_file *file, struct st_error *err);
 
+/* Asks the system to read a mapped tensor ahead, for a reader that comes to it next. */
+void st_expect(const struct st_file *file, const struct st_tensor *tensor);
 /* Gives the memory under a mapped tensor back to the system, for a reader that will not come back
  * soon: read again, the data comes from the file. Nothing where it is not mapped. */
 void st_forget(const struct st_file *file, const struct st_tensor *tensor);
@@ -985,13 +987,24 @@ enum st_status st_read(const struct st_file *file, const struct st_tensor *tenso
     return ST_OK;
 }
 
-void st_forget(const struct st_file *file, const struct st_tensor *tensor)
+/* The whole pages of a mapped tensor. */
+static void st_advise(const struct st_file *file, const struct st_tensor *tensor, int advice)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t begin = ((uintptr_t)tensor->data + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)tensor->data + (uintptr_t)tensor->size) / page * page;
     if (file->map && begin < end)
-        madvise((void *)begin, end - begin, MADV_DONTNEED);
+        madvise((void *)begin, end - begin, advice);
+}
+
+void st_expect(const struct st_file *file, const struct st_tensor *tensor)
+{
+    st_advise(file, tensor, MADV_WILLNEED);
+}
+
+void st_forget(const struct st_file *file, const struct st_tensor *tensor)
+{
+    st_advise(file, tensor, MADV_DONTNEED);
 }
 
 enum st_status st_check_unchanged(const struct st_file *file, struct st_error *err)

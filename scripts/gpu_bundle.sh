@@ -12,7 +12,7 @@ out=$PWD/build-bundle/mllama-gpu
 scope=${1:-all}
 operations=$(sed -n '/^set(op_tests/,/)/p' tests/ops/CMakeLists.txt | tr -d '()' |
     sed 's/^set *op_tests//')
-programs="mllama test_gpu test_gpu_engine"
+programs="mllama weights_bench test_gpu test_gpu_engine"
 for operation in $operations; do
     programs="$programs test_$operation"
 done

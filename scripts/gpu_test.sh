@@ -71,13 +71,12 @@ done
 exit $worst
 SH
 
-# bench NAME SECONDS ARGUMENT...: keeps the JSON that `mllama bench ARGUMENT...` prints
-bench() {
+# measure NAME SECONDS COMMAND...: keeps the JSON that the command prints
+measure() {
     name=$1
     limit=$2
     shift 2
-    if within "$limit" "$variant/mllama" bench "$@" --device cuda -o json >"$logs/bench" 2>"$logs/err"
-    then
+    if within "$limit" "$@" >"$logs/bench" 2>"$logs/err"; then
         echo "bench $name: done"
         benches="$benches${benches:+,
 }\"$name\": $(cat "$logs/bench")"
@@ -85,6 +84,14 @@ bench() {
         echo "bench $name: failed: $(tail -n 1 "$logs/err")"
         failed=$((failed + 1))
     fi
+}
+
+# bench NAME SECONDS ARGUMENT...: the same for mllama bench
+bench() {
+    name=$1
+    limit=$2
+    shift 2
+    measure "$name" "$limit" "$variant/mllama" bench "$@" --device cuda -o json
 }
 
 # The first variant that can compute a token here. A program ends with 69 where it finds no GPU;
@@ -127,6 +134,7 @@ if [ -z "$only" ]; then
 fi
 
 bench "ops" 60 ops
+measure "weights" 60 "$variant/weights_bench" 2 3
 for quant in nf4 int8 none; do
     option="--quant $quant"
     [ $quant != none ] || option=""
