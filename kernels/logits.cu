@@ -60,15 +60,12 @@ __global__ void __launch_bounds__(WARP)
 
 /* ---- processors ------------------------------------------------------------------------------ */
 
-/* y = x, unless they are the same, and no id is marked. */
 __global__ void __launch_bounds__(SAMPLE_THREADS)
-    process_start_kernel(float *y, unsigned *marks, const float *x, size_t n, size_t words)
+    copy_scores_kernel(float *y, const float *x, size_t n)
 {
     size_t i = (size_t)blockIdx.x * SAMPLE_THREADS + threadIdx.x;
-    if (i < n && y != x)
+    if (i < n)
         y[i] = x[i];
-    if (i < words)
-        marks[i] = 0;
 }
 
 #define LISTS_FN __device__ __forceinline__
@@ -96,13 +93,11 @@ __global__ void __launch_bounds__(LISTS_THREADS)
                          int dim, bool trap)
 {
     SHARED(uint64_t, part, [WARP]);
-    int block = (int)blockIdx.x, thread = (int)threadIdx.x;
-    const lists l = {y + (size_t)block * dim,
-                     marks + (size_t)block * ((dim + 31) / 32),
-                     rows + block,
-                     dim,
-                     block,
-                     trap};
+    int block = (int)blockIdx.x, thread = (int)threadIdx.x, words = (dim + 31) / 32;
+    const lists l = {
+        y + (size_t)block * dim, marks + (size_t)block * words, rows + block, dim, block, trap};
+    for (int i = thread; i < words; i += LISTS_THREADS)
+        l.marks[i] = 0;
     uint32_t skipped = lists_bias(&l, thread, LISTS_THREADS);
     __syncthreads();
     skipped += lists_penalty(&l, thread, LISTS_THREADS);
@@ -252,9 +247,11 @@ void process_cuda(struct mll_exec *ex, float *y, struct sample_out *out, const f
     size_t mark = exec_mark(ex), words = (size_t)n * (size_t)((dim + 31) / 32);
     size_t count = (size_t)n * (size_t)dim;
     unsigned *marks = (unsigned *)exec_alloc(ex, words * sizeof *marks);
-    LAUNCH(process_start_kernel, dim3(blocks_for(count, SAMPLE_THREADS)), dim3(SAMPLE_THREADS), 0,
-           stream_of(ex), y, marks, x, count, words);
-    launched(ex, "process");
+    if (y != x) {
+        LAUNCH(copy_scores_kernel, dim3(blocks_for(count, SAMPLE_THREADS)), dim3(SAMPLE_THREADS), 0,
+               stream_of(ex), y, x, count);
+        launched(ex, "process");
+    }
     LAUNCH(process_lists_kernel, dim3((unsigned)n), dim3(LISTS_THREADS), 0, stream_of(ex), y, out,
            marks, rows, dim, exec_cuda(ex)->options.debug_bounds);
     launched(ex, "process");

@@ -69,9 +69,8 @@ __device__ __forceinline__ void row_store_half(const half_out &form, const float
         return;
 #pragma unroll
     for (int k = 0; k < VECS; k++)
-        if (row_column(k) < dim)
-            max = fmaxf(fmaxf(fmaxf(max, fabsf(v[k].x)), fmaxf(fabsf(v[k].y), fabsf(v[k].z))),
-                        fabsf(v[k].w));
+        max = fmaxf(fmaxf(fmaxf(max, fabsf(v[k].x)), fmaxf(fabsf(v[k].y), fabsf(v[k].z))),
+                    fabsf(v[k].w));
     float s = half_scale(block_max(max, part)), inverse = 1.0f / s;
     __half *row = form.rows + (size_t)blockIdx.x * form.stride;
 #pragma unroll

@@ -40,10 +40,12 @@ MODES = (
 # Which op tests see a file; default: the one of its name.
 TESTS = {
     "attn_mma.cuh": ["attn_vision", "attn"],
-    "device.cuh": ["norm", "gather_rows", "argmax"],
-    "half_rows.cu": ["matmul"],
+    "device.cuh": ["norm", "gather_rows", "logits"],
+    "half_rows.cu": ["matmul", "norm"],
     "kv.cu": ["kv_append"],
     "kv.cuh": ["kv_append", "attn"],
+    "rows.cuh": ["norm", "elementwise"],
+    "sample.cuh": ["logits", "draw"],
 }
 NO_KERNELS = {"exec_cuda.cu", "exec_graph.cu", "load_weights.cu"}
 
