@@ -84,7 +84,6 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
                     multiply_block(acc[i][j], fa[step % 2][i], fb[step % 2][j]);
         }
     }
-    cp_async_wait<0>();
 #else
     uint4 held_x[BM * BK / 8 / GEMM_THREADS], held_w[BN * BK / 8 / GEMM_THREADS];
     tile_read<BM, BK>(held_x, x, 0);

@@ -28,6 +28,7 @@ static const struct matmul_case {
     {205, 2, 2051, MLL_DTYPE_F32, true, 3},
     {127, 255, 40, MLL_DTYPE_F16, true, 0}, /* the larger tiles of a GPU */
     {255, 63, 130, MLL_DTYPE_BF16, true, 0},
+    {520, 3, 20, MLL_DTYPE_F16, true, 1}, /* more tiles than it puts side by side */
 };
 enum { N_CASES = OP_RACE ? 11 : sizeof cases / sizeof cases[0] };
 
