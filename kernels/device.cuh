@@ -54,6 +54,28 @@ typedef unsigned long size_t;
 #else
 #define NOINLINE __noinline__
 #endif
+/* clang has these for halves only. */
+#if defined(__clang__) && defined(__CUDA__) && !defined(MLL_SHIM) && MLL_ARCH > 0
+__device__ __forceinline__ float2 __ldcg(const float2 *p)
+{
+    float2 v;
+    asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p) : "memory");
+    return v;
+}
+__device__ __forceinline__ void __stcg(float *p, float v)
+{
+    asm volatile("st.global.cg.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
+}
+__device__ __forceinline__ void __stcg(float2 *p, float2 v)
+{
+    asm volatile("st.global.cg.v2.f32 [%0], {%1,%2};" ::"l"(p), "f"(v.x), "f"(v.y) : "memory");
+}
+#elif defined(__clang__) && defined(__CUDA__) && !defined(MLL_SHIM)
+__device__ float2 __ldcg(const float2 *p);
+__device__ void __stcg(float *p, float v);
+__device__ void __stcg(float2 *p, float2 v);
+#endif
+
 #define WARP      32
 #define ALL_LANES 0xffffffffu
 
