@@ -28,7 +28,7 @@ KERNELS = ROOT / "kernels"
 OUT = ROOT / "build-mutants"
 SURVIVORS = pathlib.Path(__file__).with_name("survivors.txt")
 SHARE = 0.95
-TIMEOUT = 120
+TIMEOUT = 300
 ARCHS = ("800", "700")
 # build folder, environment; the quickest to notice most comes first
 MODES = (
@@ -39,15 +39,25 @@ MODES = (
 )
 # Which op tests see a file; default: the one of its name.
 TESTS = {
+    "attn_decode.cu": ["attn"],
     "attn_mma.cuh": ["attn_vision", "attn"],
-    "device.cuh": ["norm", "gather_rows", "logits"],
+    "device.cuh": ["norm", "gather_rows", "logits", "kv_append", "attn"],
+    "gemm.cu": ["matmul"],
+    "gemm_quant.cu": ["matmul_quant"],
+    "gemm_tile.cuh": ["matmul", "matmul_quant"],
+    "gemv.cu": ["matmul"],
+    "gemv_quant.cu": ["matmul_quant"],
+    "gemv_tile.cuh": ["matmul", "matmul_quant"],
     "half_rows.cu": ["matmul", "norm"],
     "kv.cu": ["kv_append"],
     "kv.cuh": ["kv_append", "attn"],
+    "matmul.cuh": ["matmul"],
+    "quant.cuh": ["matmul_quant"],
     "rows.cuh": ["norm", "elementwise"],
     "sample.cuh": ["logits", "draw"],
 }
-NO_KERNELS = {"exec_cuda.cu", "exec_graph.cu", "load_weights.cu"}
+# Host code, and what needs cuBLASLt.
+NO_KERNELS = {"exec_cuda.cu", "exec_graph.cu", "load_weights.cu", "matmul_fast.cu"}
 
 RELATION = re.compile(r"(?<![<>=\-!])(<=|>=|<|>)(?![<>=])")
 LEAVES = re.compile(r"\s*\{?\s*(return|continue|break)\b")
@@ -67,10 +77,12 @@ class Mutant:
 
 
 def blank(source):
-    """The source with comments, strings, preprocessor lines and host code blanked, same length."""
+    """The source as long as it is, comments, strings, preprocessor lines and host code blanked."""
     def spaces(match):
         return re.sub(r"[^\n]", " ", match.group())
     source = re.sub(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"", spaces, source, flags=re.S)
+    # template arguments, which clang-format writes without a space in front, become part of the name
+    source = re.sub(r"\b[a-z]\w*<[\w, +*/()-]+>", lambda m: re.sub(r"\W", "_", m.group()), source)
     lines, depth, host = [], 0, None
     continued = False
     for line in source.split("\n"):
@@ -129,7 +141,7 @@ def atoms(code, begin, end):
 
 def is_relation(text):
     """Whether text compares something that is no constant, outside of its parentheses."""
-    flat = re.sub(r"\b\w+<[\w, ]+>\(", "x(", text)  # a template's argument
+    flat = text
     while re.search(r"\([^()]*\)|\[[^][]*\]", flat):
         flat = re.sub(r"\([^()]*\)|\[[^][]*\]", "x", flat)
     return RELATION.search(flat) is not None and re.search(r"[a-z]", text) is not None
@@ -180,7 +192,7 @@ def mutate(path, first):
     edits = []  # begin, end, kind, replacement with {n} for the number and {text}
     for match in re.finditer(r"__sync(threads|warp)\([^;{}]*\);", code):
         edits.append((*match.span(), "barrier", "{{ if (shim_mutant != {n}) {text} }}"))
-    for match in re.finditer(r"cp_async_wait<[^;{}]*>\(\);", code):
+    for match in re.finditer(r"\bcp_async_wait_\w*\(\);", code):
         edits.append((*match.span(), "wait", "{{ if (shim_mutant != {n}) {text} }}"))
     for match in re.finditer(r"(?<!bool )\bin_bounds\(", code):
         end = closing(code, match.end() - 1) + 1
@@ -219,39 +231,40 @@ def commands(folder, target):
 
 
 def compile_one(folder, command, source, out):
-    words = shlex.split(command)
-    at = words.index("-o")
-    words = [w for w in words[:at] if w not in ("-MD", "-Werror")] + ["-o", str(out), "-c", str(source)]
-    for flag in ("-MT", "-MF"):
+    words = [w for w in shlex.split(command) if w not in ("-MD", "-Werror", "-O2", "-O3")]
+    for flag in ("-MT", "-MF", "-o", "-c"):
         if flag in words:
             del words[words.index(flag) : words.index(flag) + 2]
-    words += ["-w", f"-I{source.parent}"]
+    words += ["-O1", "-w", f"-I{source.parent}", "-o", str(out), "-c", str(source)]
     result = run(words, cwd=ROOT / folder)
     if result.returncode != 0:
         sys.exit(f"mutants: {source.name} does not compile:\n{result.stdout[:4000]}")
 
 
-def build_test(folder, arch, test, sources, shadow):
-    """A test program with the mutated sources in place of the library's; its path."""
-    target = f"test_{test}_shim{arch}"
+def objects_of(folder, arch, sources, pool):
+    """The mutated sources compiled as the library of a folder and architecture is, in a list."""
     out = OUT / folder / arch
     out.mkdir(parents=True, exist_ok=True)
-    lines = commands(folder, target)
-    objects = []
+    lines = commands(folder, f"mll_kernels_shim{arch}")
+    made, jobs = [], []
     for source in sources:
-        made = out / (source.name + ".o")
-        line = next(l for l in lines if f"/kernels/{source.name} " in l + " " and " -c " in l)
-        if not made.exists():
-            compile_one(folder, line, shadow / source.name, made)
-        objects.append(str(made))
-    chooser = out / "chooser.o"
-    if not chooser.exists():
-        run(["cc", "-fPIC", "-c", str(OUT / "chooser.c"), "-o", str(chooser)], check=True)
-    link = shlex.split(lines[-1].removeprefix(": && ").removesuffix(" && :"))
+        line = next(l for l in lines if l.endswith(f"/kernels/{source.name}") and " -c " in l)
+        made.append(str(out / (source.name + ".o")))
+        jobs.append(pool.submit(compile_one, folder, line, OUT / "source" / source.name, made[-1]))
+    for job in jobs:
+        job.result()
+    chooser = str(out / "chooser.o")
+    run(["cc", "-fPIC", "-c", str(OUT / "chooser.c"), "-o", chooser], check=True)
+    return made + [chooser]
+
+
+def link_test(folder, arch, test, objects):
+    """A test program with the mutated objects in place of the library's; its path."""
+    target = f"test_{test}_shim{arch}"
+    link = shlex.split(commands(folder, target)[-1].removeprefix(": && ").removesuffix(" && :"))
     at = link.index("-o")
-    program = out / target
-    link = link[:at] + ["-o", str(program)] + objects + [str(chooser)] + link[at + 2 :]
-    result = run(link, cwd=ROOT / folder)
+    program = OUT / folder / arch / target
+    result = run(link[:at] + ["-o", str(program)] + objects + link[at + 2 :], cwd=ROOT / folder)
     if result.returncode != 0:
         sys.exit(f"mutants: {target} does not link:\n{result.stdout[:4000]}")
     return program
@@ -280,58 +293,59 @@ def fails(program, number, extra):
 
 
 def judge(mutant, programs):
-    for place, program, extra in programs:
-        if fails(program, mutant.number, extra):
+    for place, test, program, extra in programs:
+        if test in tests_of(mutant.path) and fails(program, mutant.number, extra):
             mutant.noticed = place
             return
 
 
-def tests_of(path, available):
-    wanted = TESTS.get(path.name, [path.stem])
-    return [test for test in wanted if test in available]
+def tests_of(path):
+    return TESTS.get(path.name, [path.stem])
 
 
 def includers(path):
     """The kernel sources that a file's mutants are compiled into."""
     if path.suffix == ".cu":
-        return [path]
-    users = [p for p in sorted(KERNELS.glob("*.cu*")) if f'"{path.name}"' in p.read_text()]
-    return sorted({u for p in users for u in ([p] if p.suffix == ".cu" else includers(p))})
+        return {path}
+    users = [p for p in KERNELS.glob("*.cu*") if f'"{path.name}"' in p.read_text()]
+    return {source for user in users for source in includers(user)}
 
 
-def check_file(path, first, available, explained):
-    mutants, source = mutate(path, first)
-    tests = tests_of(path, available)
-    if not mutants:
-        return mutants
-    if not tests:
-        sys.exit(f"mutants: no test for {path.name}: add it to TESTS")
-    shadow = OUT / "source"
+def build(files, pool):
+    """All mutants of files in the test programs that see them: (place, test, program, extra)."""
     run(["rm", "-rf", str(OUT)])
-    shadow.mkdir(parents=True)
+    (OUT / "source").mkdir(parents=True)
     (OUT / "chooser.c").write_text(CHOOSER)
-    used = {u for u in includers(path) if u.name not in NO_KERNELS}
     for kernel in KERNELS.glob("*.cu*"):  # a header's includers must find the mutated one
-        (shadow / kernel.name).write_text(kernel.read_text())
-    (shadow / path.name).write_text(source)
-    programs = []
+        (OUT / "source" / kernel.name).write_text(kernel.read_text())
+    mutants = []
+    for path in files:
+        more, source = mutate(path, len(mutants) + 1)
+        (OUT / "source" / path.name).write_text(source)
+        mutants += more
+    sources = sorted({s for path in files for s in includers(path) if s.name not in NO_KERNELS})
+    tests = sorted({test for path in files for test in tests_of(path)})
+    linked, programs = {}, []
+    for folder in sorted({folder for folder, _ in MODES}):
+        for arch in ARCHS:
+            objects = objects_of(folder, arch, sources, pool)
+            for test in tests:
+                linked[folder, arch, test] = link_test(folder, arch, test, objects)
     for folder, extra in MODES:
         for arch in ARCHS:
-            for test in tests:
-                program = build_test(folder, arch, test, sorted(used), shadow)
-                if fails(program, 0, extra):
-                    sys.exit(f"mutants: {program.name} of {folder} fails without a mutant")
-                place = f"{folder} sm_{arch[:2]}" + "".join(f" {v}" for v in extra.values())
-                programs.append((place, program, extra))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda mutant: judge(mutant, programs), mutants))
-    for m in mutants:
-        if not m.noticed:
-            known = explained.get(m.key())
-            print(f"{m.path.name}:{m.line}: {m.kind} `{m.text}` survives: {known or 'UNEXPLAINED'}")
-    noticed = sum(bool(m.noticed) for m in mutants)
-    print(f"{path.name}: {noticed} of {len(mutants)} noticed", flush=True)
-    return mutants
+            place = f"{folder} sm_{arch[:2]}" + "".join(f" {v}" for v in extra.values())
+            programs += [(place, test, linked[folder, arch, test], extra) for test in tests]
+    return mutants, programs
+
+
+def show(mutants, explained):
+    for path in sorted({m.path for m in mutants}):
+        mine = [m for m in mutants if m.path == path]
+        for m in mine:
+            if not m.noticed:
+                why = explained.get(m.key(), "UNEXPLAINED")
+                print(f"{path.name}:{m.line}: {m.kind} `{m.text}` survives: {why}")
+        print(f"{path.name}: {sum(bool(m.noticed) for m in mine)} of {len(mine)} noticed", flush=True)
 
 
 def survivors():
@@ -359,23 +373,28 @@ def main():
             for m in mutate(path, 1)[0]:
                 print(f"{m.path.name}:{m.line}: {m.kind}: {m.text}")
         return 0
-    available = set()
     for folder in sorted({folder for folder, _ in MODES}):
         if not (ROOT / folder / "build.ninja").exists():
             sys.exit(f"mutants: {folder} is not built: make test asan race")
         run(["ninja", "-C", str(ROOT / folder), "shim_tests"], check=True)
-        listed = run(["ctest", "--test-dir", str(ROOT / folder), "-N"]).stdout
-        found = set(re.findall(r": test_(\w+)_shim800$", listed, flags=re.M))
-        available = available & found if available else found
     explained = survivors()
-    mutants = [m for path in files for m in check_file(path, 1, available, explained)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        mutants, programs = build(files, pool)
+        whole = list(pool.map(lambda p: not fails(p[2], 0, p[3]), programs))
+        for (place, _, program, _), good in zip(programs, whole):
+            if not good:
+                print(f"mutants: {program.name}, {place}, fails without a mutant: left out")
+        programs = [p for p, good in zip(programs, whole) if good]
+        list(pool.map(lambda mutant: judge(mutant, programs), mutants))
+    show(mutants, explained)
     noticed = sum(bool(m.noticed) for m in mutants)
     unexplained = sum(not m.noticed and m.key() not in explained for m in mutants)
     print(f"{noticed} of {len(mutants)} mutants noticed ({100 * noticed / len(mutants):.1f} %), "
           f"{len(mutants) - noticed - unexplained} survivors explained")
     if not options.rotate and not options.files and noticed < SHARE * len(mutants):
         unexplained = max(unexplained, 1)
-    print(f"{len(mutants) - unexplained} passed, {unexplained} failed")
+    unexplained += whole.count(False)
+    print(f"{len(mutants) + whole.count(False) - unexplained} passed, {unexplained} failed")
     return unexplained > 0
 
 
