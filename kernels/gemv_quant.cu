@@ -54,9 +54,10 @@ __device__ __forceinline__ void q4_fill_absmax(float *absmax, const struct q4 &w
     int blocks = w.cols / 64, stride = q4_absmax_stride(w.cols);
     for (int r = threadIdx.x / WARP; r < GEMV_ROWS; r += GEMV_WARPS) {
         size_t first = (size_t)min(tile * GEMV_ROWS + r, w.rows - 1) * blocks;
-        for (int b = threadIdx.x % WARP; b < stride; b += WARP)
-            absmax[r * stride + b] =
-                b < blocks ? q4_absmax<NESTED>(w, map, (first + b) >> (w.block_log2 - 6)) : 0.0f;
+        for (int b = threadIdx.x % WARP; b < blocks; b += WARP)
+            absmax[r * stride + b] = q4_absmax<NESTED>(w, map, (first + b) >> (w.block_log2 - 6));
+        if (blocks % 2 == 1 && threadIdx.x % WARP == 0)
+            absmax[r * stride + blocks] = 0.0f; /* the last window's second half */
     }
 }
 
