@@ -67,9 +67,13 @@ def loop_cycles(row, hmma):
             "exp": row["loop MUFU"] * 2}
 
 
-def hidden(row):
-    warps = row["blocks"] * row["threads"] // 32 / 4
-    return HIDDEN[max(1, min(4, int(warps)))]
+def hidden(warps):
+    """The share of its bound that an SM reaches with this many warps resident."""
+    return HIDDEN[max(1, min(4, int(warps / 4)))]
+
+
+def resident_warps(row):
+    return row["blocks"] * row["threads"] // 32
 
 
 def stream(card, row, size, blocks):
@@ -78,12 +82,15 @@ def stream(card, row, size, blocks):
     turn = 32 * row["loop bytes"]  # bytes of a warp's turn
     cycles = loop_cycles(row, hmma)
     bound = max(cycles, key=cycles.get)
-    compute = sms * ghz * 1e9 * turn / cycles[bound] * hidden(row)
     warps = row["threads"] // 32
+
+    def compute(resident):
+        busy = min(sms, resident)
+        return busy * ghz * 1e9 * turn / cycles[bound] * hidden(resident / busy * warps)
 
     def rate(resident):
         flying = resident * warps * turn * AHEAD / latency
-        return min(gb_s * 1e9 * COPY, flying, compute * min(1, resident / (sms * row["blocks"])))
+        return min(gb_s * 1e9 * COPY, flying, compute(resident))
     slots = sms * row["blocks"]
     full, rest = divmod(blocks, slots)
     per_block = size / blocks
@@ -91,7 +98,7 @@ def stream(card, row, size, blocks):
     if rest:
         seconds += rest * per_block / rate(rest)
     least = rate(slots)
-    bound = "memory" if least == gb_s * 1e9 * COPY else bound if least == compute else "latency"
+    bound = "memory" if least == gb_s * 1e9 * COPY else bound if least == compute(slots) else "latency"
     return seconds + latency + GAP, bound
 
 
@@ -101,7 +108,7 @@ def tensor_rate(card, row):
     cycles = loop_cycles(row, hmma)
     bound = max(cycles, key=cycles.get)
     flop = row["loop HMMA"] * HMMA_FLOP[sm]
-    return sms * ghz * 1e9 * flop / cycles[bound] * hidden(row), bound
+    return sms * ghz * 1e9 * flop / cycles[bound] * hidden(resident_warps(row)), bound
 
 
 # ---- the model ----------------------------------------------------------------------------------
