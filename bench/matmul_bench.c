@@ -7,7 +7,10 @@
  *     read                          GB/s of reading the memory that `decode` uses (>= 2 GB)
  *     decode f32|bf16 N             seconds and weight bytes of all matrices of one step of N
  *                                   rows through a 1B-like decoder: 16 layers, bf16, 2.5 GB
- * bench/peers/torch_matmul.py drives it. --cpu-time counts CPU time of the one thread. */
+ *     coded nf4|nf4-dq|int8 f32|bf16 N ROWS COLS COUNT
+ *                                   seconds and weight bytes of COUNT different matrices in turn
+ * bench/peers/torch_matmul.py and q4_matmul.py drive it. --cpu-time counts CPU time of the one
+ * thread. */
 #include "bench.h"
 #include "ops.h"
 
@@ -15,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LAYERS = 16, MATRICES = 7, MAX_N = 8 };
+enum { LAYERS = 16, MATRICES = 7, MAX_N = 8, FLOATS = 1 << 24 };
 
 /* (out, in) features of a layer of hidden 2048, mlp 8192, 32 heads, 8 KV heads; then the head. */
 static const int layer_shapes[MATRICES][2] = {{2048, 2048}, {512, 2048},  {512, 2048}, {2048, 2048},
@@ -29,6 +32,7 @@ struct bench {
     int n, rows, cols; /* of the matrices below */
     void *w;
     float *x, *y;
+    float *floats; /* (FLOATS) absmax and scales */
     void *decoder; /* every matrix of the decoder, one behind the other */
     size_t decoder_bytes;
 };
@@ -92,11 +96,59 @@ static double time_decode(struct bench *b, struct mll_exec *ex, int n)
     return b->clock() - start;
 }
 
+/* What a matrix of rows x cols takes with its absmax or scales. */
+static size_t coded_bytes(const char *type, size_t rows, size_t cols)
+{
+    size_t n = rows * cols, blocks = n / 64;
+    if (strcmp(type, "int8") == 0)
+        return n + rows * sizeof(float);
+    return n / 2 + (strcmp(type, "nf4") == 0 ? blocks * sizeof(float)
+                                             : blocks + blocks / MLL_NESTED_BLOCK * sizeof(float));
+}
+
+/* The codes of the decoder's memory, one matrix behind the other; absmax and scales likewise, small
+ * numbers in memory of their own. */
+static double time_coded(struct bench *b, struct mll_exec *ex, const char *type, int count)
+{
+    size_t n = (size_t)b->rows * (size_t)b->cols, blocks = n / 64;
+    const unsigned char *data = b->decoder;
+    const float *floats = b->floats;
+    double start = b->clock();
+    for (int i = 0; i < count; i++) {
+        struct mat_blocks q = {.block = 64, .rounded = MLL_DTYPE_F32};
+        struct mat w = {.data = data, .dtype = MLL_DTYPE_Q4, .rows = b->rows, .cols = b->cols};
+        for (int v = 0; v < 16; v++)
+            q.values[v] = (float)(v - 8) / 8;
+        if (strcmp(type, "int8") == 0) {
+            w.dtype = MLL_DTYPE_I8;
+            w.scale = floats;
+        } else if (strcmp(type, "nf4") == 0) {
+            q.absmax = floats;
+        } else {
+            q.codes = data + n / 2;
+            q.nested_map = b->floats;
+            q.nested_absmax = floats;
+        }
+        w.blocks = &q;
+        op_matmul(ex, b->y, b->x, &w, NULL, b->n);
+        data += w.dtype == MLL_DTYPE_I8 ? n : n / 2 + (q.absmax ? 0 : blocks);
+        floats += w.dtype == MLL_DTYPE_I8 ? (size_t)b->rows : q.absmax ? blocks : blocks / 256;
+    }
+    return b->clock() - start;
+}
+
+static bool prepare_coded(struct bench *b, int n, int rows, int cols)
+{
+    if (b->floats == NULL)
+        b->floats = numbers(FLOATS);
+    return b->floats != NULL && prepare_decoder(b) && prepare(b, n, rows, cols);
+}
+
 /* Answers one line; false where memory ran out. */
 static bool answer(struct bench *b, const char *line)
 {
-    char kind[8];
-    int n, rows, cols;
+    char kind[8], type[8];
+    int n, rows, cols, count;
     if (strncmp(line, "read", 4) == 0) {
         if (!prepare_decoder(b))
             return false;
@@ -112,6 +164,15 @@ static bool answer(struct bench *b, const char *line)
         if (!prepare_decoder(b))
             return false;
         printf("%.9g %zu\n", ex != NULL ? time_decode(b, ex, n) : 0.0, b->decoder_bytes);
+    } else if (sscanf(line, "coded %7s %7s %d %d %d %d", type, kind, &n, &rows, &cols, &count) ==
+                   6 &&
+               n > 0 && n <= 4096 && rows > 0 && cols > 0 && cols % 64 == 0 && count > 0 &&
+               (size_t)rows * (size_t)cols / 64 * (size_t)count <= FLOATS) {
+        struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
+        if (!prepare_coded(b, n, rows, cols))
+            return false;
+        printf("%.9g %zu\n", ex != NULL ? time_coded(b, ex, type, count) : 0.0,
+               coded_bytes(type, (size_t)rows, (size_t)cols) * (size_t)count);
     } else {
         puts("unknown request");
     }
@@ -144,6 +205,7 @@ int main(int argc, char **argv)
     free(b.w);
     free(b.x);
     free(b.y);
+    free(b.floats);
     free(b.decoder);
     return ok ? 0 : 70;
 }

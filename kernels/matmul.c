@@ -98,6 +98,10 @@ static void run_direct(struct mll_exec *ex, struct matmul *m)
         for (size_t r = 0; r < (size_t)m->n; r++)
             m->form->pack_x(rounded + r * m->x_stride, m->x + r * cols, cols, 1, cols);
         m->x_steps = rounded;
+    } else if (m->w->dtype == MLL_DTYPE_Q4 && m->form->order_q4_x != NULL) {
+        float *ordered = exec_alloc(ex, (size_t)m->n * m->x_stride);
+        m->form->order_q4_x(ordered, m->x, (size_t)m->n * cols);
+        m->x_steps = (const unsigned char *)ordered;
     }
     /* a weight costs about an eighth of an element of the light ops */
     size_t work = (size_t)m->w->rows * cols * (size_t)m->n / 8;
@@ -132,5 +136,9 @@ size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
         return 0;
     if (n > DIRECT_ROWS)
         return matmul_block_scratch(ex->threads, n, cols);
-    return ex->bf16 ? (size_t)n * bf16_row_bytes(cols) : 0;
+    if (ex->isa != MLL_ISA_AVX512)
+        return 0;
+    size_t ordered = (size_t)n * (size_t)cols * sizeof(float);
+    size_t rounded = ex->bf16 ? (size_t)n * bf16_row_bytes(cols) : 0;
+    return ordered > rounded ? ordered : rounded;
 }

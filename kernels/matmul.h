@@ -21,8 +21,8 @@ struct matmul {
     const struct mat *w, *bias; /* bias NULL for none */
     int n;
     const struct matmul_form *form;
-    /* What the form's direct reads: x itself, or x rounded to bf16 with zeros behind the last
-     * column; rows of x_stride bytes. */
+    /* What the form's direct reads: x itself or in another order, or x rounded to bf16 with zeros
+     * behind the last column; rows of x_stride bytes. */
     const unsigned char *x_steps;
     size_t x_stride;
 };
@@ -53,6 +53,9 @@ struct matmul_form {
     int step; /* elements of k in a step */
     /* All n rows of x by the groups [begin, end) of MATMUL_W rows of w. */
     void (*direct)(const struct matmul *m, size_t begin, size_t end);
+    /* n elements of x in the order in which direct takes them for 4-bit weights; NULL: their own.
+     */
+    void (*order_q4_x)(float *out, const float *x, size_t n);
     /* Packs k elements of `rows` rows of x at stride `stride` into steps [..][rows]. */
     void (*pack_x)(void *panel, const float *x, size_t stride, int rows, size_t k);
     /* Packs k elements from column `from` of w rows [row, row + rows) into steps [..][MATMUL_W];

@@ -13,7 +13,7 @@ static enum kind kind_of(enum mll_dtype dtype)
 static void direct(const struct matmul *m, size_t begin, size_t end)
 {
     if (m->w->dtype == MLL_DTYPE_Q4) {
-        q4_groups(m, begin, end, false);
+        q4_groups(m, begin, end, Q4_F32_SPLIT);
         return;
     }
     for (size_t g = begin; g < end; g++) {
@@ -47,10 +47,15 @@ static void pack_x(void *panel, const float *x, size_t stride, int rows, size_t 
     }
 }
 
+static void order_x(float *out, const float *x, size_t n)
+{
+    q4_split_x(out, x, n);
+}
+
 static void pack_w(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k)
 {
     if (w->dtype == MLL_DTYPE_Q4) {
-        q4_pack_rows(panel, w, false, row, rows, from, k);
+        q4_pack_rows(panel, w, Q4_F32, row, rows, from, k);
         return;
     }
     switch (kind_of(w->dtype)) {
@@ -74,5 +79,9 @@ static void tile(const struct matmul_tile *t)
     panel_tile_any(t, KIND_F32);
 }
 
-const struct matmul_form matmul_avx512 = {
-    .step = 16, .direct = direct, .pack_x = pack_x, .pack_w = pack_w, .tile = tile};
+const struct matmul_form matmul_avx512 = {.step = 16,
+                                          .direct = direct,
+                                          .order_q4_x = order_x,
+                                          .pack_x = pack_x,
+                                          .pack_w = pack_w,
+                                          .tile = tile};

@@ -11,7 +11,7 @@
 static void direct(const struct matmul *m, size_t begin, size_t end)
 {
     if (m->w->dtype == MLL_DTYPE_Q4)
-        q4_groups(m, begin, end, true);
+        q4_groups(m, begin, end, Q4_DOT);
     else if (m->w->dtype == MLL_DTYPE_I8)
         for (size_t g = begin; g < end; g++)
             direct_group(m, g, KIND_I8_DOT);
@@ -41,7 +41,7 @@ static void pack_x(void *panel, const float *x, size_t stride, int rows, size_t 
 static void pack_w(void *panel, const struct mat *w, size_t row, int rows, size_t from, size_t k)
 {
     if (w->dtype == MLL_DTYPE_Q4)
-        q4_pack_rows(panel, w, true, row, rows, from, k);
+        q4_pack_rows(panel, w, Q4_DOT, row, rows, from, k);
     else if (w->dtype == MLL_DTYPE_I8)
         pack_w_rows(panel, w, KIND_I8_DOT, row, rows, from, k);
     else

@@ -4,15 +4,24 @@
  * The 16 values of the codes, times a block's absmax and rounded as the weight asks, are a table in
  * one register: 16 products serve the 64 weights of a chunk, and one permute looks 16 weights up
  * (32 in bf16). A permute reads only the lowest bits of an index, so that a code needs to be
- * shifted down, but nothing of what stands above it cleared. */
+ * shifted down, but nothing of what stands above it cleared.
+ *
+ * Shuffles are what limits decoding. Where x is read for few rows only, it is put into an order
+ * that saves one of the two a step needs: the 16 codes of a step are one qword, and a shift of it
+ * by 4 i bits brings code i into its lower half and code i + 8 into its upper one, to lanes 2 i and
+ * 2 i + 1. The lanes are put back before they are added: the same sums. */
 #ifndef MLL_MATMUL_Q4_ZMM_H
 #define MLL_MATMUL_Q4_ZMM_H
 
 #include "matmul_zmm.h"
 
-/* Rows of x in a tile: more would push the tables out of the registers. Chunks in a run: what is
- * known of their absmax before they are multiplied. */
-enum { Q4_X = 4, Q4_RUN = 32 };
+/* Rows of x in a tile: more would push the tables out of the registers. Rows of w beside up to
+ * Q4_FEW of x: as many sums as hide the latency of an addition. Chunks in a run: what is known of
+ * their absmax before they are multiplied. */
+enum { Q4_X = 4, Q4_FEW = 2, Q4_W = 2 * MATMUL_W, Q4_RUN = 32 };
+
+/* Weights as float32 in order, or split as above; as bf16 in order. */
+enum q4_form { Q4_F32, Q4_F32_SPLIT, Q4_DOT };
 
 struct q4 {
     const unsigned char *codes;
@@ -21,8 +30,9 @@ struct q4 {
     __m512i spread, shifts; /* of one step's bytes over the lanes */
 };
 
-INLINE struct q4 q4_of(const struct mat *w, const bool dot)
+INLINE struct q4 q4_of(const struct mat *w, const enum q4_form form)
 {
+    const bool dot = form == Q4_DOT;
     struct q4 q = {
         .codes = w->data, .blocks = w->blocks, .values = _mm512_loadu_ps(w->blocks->values)};
     unsigned char spread[64];
@@ -32,30 +42,42 @@ INLINE struct q4 q4_of(const struct mat *w, const bool dot)
     q.spread = _mm512_loadu_si512(spread);
     /* the first of a pair is the high half of its byte */
     q.shifts = dot ? _mm512_set1_epi32(4) : _mm512_set1_epi64(4);
+    if (form == Q4_F32_SPLIT)
+        q.shifts = _mm512_setr_epi64(4, 0, 12, 8, 20, 16, 28, 24);
     return q;
 }
 
-/* The table of a chunk, as float32 or twice over as bf16. */
-INLINE __m512 q4_table(const struct q4 *q, float absmax, const bool dot)
+/* A table rounded to the dtype of the weights, which is not F32. */
+INLINE __m512 q4_round(__m512 t, enum mll_dtype rounded)
 {
-    __m512 t = _mm512_mul_ps(q->values, _mm512_set1_ps(absmax));
-    if (q->blocks->rounded == MLL_DTYPE_F16)
-        t = _mm512_cvtph_ps(_mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    if (q->blocks->rounded != MLL_DTYPE_BF16 && !dot)
-        return t;
+    if (rounded == MLL_DTYPE_F16)
+        return _mm512_cvtph_ps(_mm512_cvtps_ph(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     __m512i bits = _mm512_castps_si512(t), odd = _mm512_srli_epi32(bits, 16);
     odd = _mm512_and_si512(odd, _mm512_set1_epi32(1));
     bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    if (!dot)
-        return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-0x10000)));
+    return _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-0x10000)));
+}
+
+/* The table of a chunk before it is rounded. */
+INLINE __m512 q4_table(const struct q4 *q, float absmax)
+{
+    return _mm512_mul_ps(q->values, _mm512_set1_ps(absmax));
+}
+
+/* The table as q4_weights takes it: for bf16, rounded and twice over. */
+INLINE __m512 q4_finish(__m512 table, const enum q4_form form)
+{
+    if (form != Q4_DOT)
+        return table;
+    __m512i bits = _mm512_castps_si512(q4_round(table, MLL_DTYPE_BF16));
     __m256i h = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
     return _mm512_castsi512_ps(_mm512_broadcast_i64x4(h));
 }
 
 /* One step of weights from element i, which starts a byte, looked up in the table of its chunk. */
-INLINE __m512 q4_weights(const struct q4 *q, __m512 table, size_t i, const bool dot)
+INLINE __m512 q4_weights(const struct q4 *q, __m512 table, size_t i, const enum q4_form form)
 {
-    if (dot) {
+    if (form == Q4_DOT) {
         __m512i bytes = _mm512_broadcast_i32x4(
             _mm_loadu_si128((const __m128i *)(const void *)(q->codes + i / 2)));
         __m512i index = _mm512_srlv_epi16(_mm512_shuffle_epi8(bytes, q->spread), q->shifts);
@@ -63,6 +85,8 @@ INLINE __m512 q4_weights(const struct q4 *q, __m512 table, size_t i, const bool 
     }
     long long bytes;
     memcpy(&bytes, q->codes + i / 2, sizeof bytes);
+    if (form == Q4_F32_SPLIT)
+        return _mm512_permutexvar_ps(_mm512_srlv_epi64(_mm512_set1_epi64(bytes), q->shifts), table);
     __m512i index = _mm512_shuffle_epi8(_mm512_set1_epi64(bytes), q->spread);
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(index, q->shifts), table);
 }
@@ -115,91 +139,143 @@ INLINE const float *q4_absmax(float buffer[Q4_RUN], const struct mat_blocks *b, 
 
 /* ---- few rows of x --------------------------------------------------------------------------- */
 
-/* `chunks` <= Q4_RUN of them from column k on; the rows of w start at the elements w. Meanwhile the
- * group behind is fetched, two lines a chunk of four rows. */
-INLINE void q4_run(struct lanes *l, const struct matmul *m, const struct q4 *q, size_t row,
-                   const int rows, const size_t w[MATMUL_W], size_t k, size_t chunks,
-                   const char *ahead, const bool dot)
+/* n elements, whole steps, in the order of Q4_F32_SPLIT. */
+INLINE void q4_split_x(float *out, const float *x, size_t n)
 {
-    const size_t step = dot ? 32 : 16;
-    const int steps = Q4_CHUNK / (dot ? 32 : 16);
-    const unsigned char *x = m->x_steps + row * m->x_stride + k / step * STEP_BYTES;
-    const float *absmax[MATMUL_W];
-    float buffer[MATMUL_W][Q4_RUN];
-    EACH (o, MATMUL_W)
-        absmax[o] = q4_absmax(buffer[o], q->blocks, w[o] + k, chunks);
+    const __m512i from = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    for (size_t i = 0; i < n; i += 16)
+        _mm512_storeu_ps(out + i, _mm512_permutexvar_ps(from, _mm512_loadu_ps(x + i)));
+}
+
+INLINE __m512 q4_merge(__m512 lanes)
+{
+    const __m512i from = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    return _mm512_permutexvar_ps(from, lanes);
+}
+
+struct q4_lanes {
+    __m512 at[Q4_X][Q4_W];
+};
+
+/* A tile: `rows` rows of x from row on, w_rows of w that start at the elements w. */
+struct q4_tile {
+    const struct matmul *m;
+    size_t row, w[Q4_W];
+    const char *ahead; /* the rows of w behind, fetched meanwhile: 32 bytes a chunk and row */
+};
+
+/* `chunks` <= Q4_RUN of them from chunk `first` on. */
+INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 *q, const int rows,
+                   const int w_rows, size_t first, size_t chunks, const enum q4_form form)
+{
+    const size_t step = form == Q4_DOT ? 32 : 16, k = first * Q4_CHUNK, stride = t->m->x_stride;
+    const int steps = Q4_CHUNK / (form == Q4_DOT ? 32 : 16), lines = w_rows / 2;
+    const unsigned char *x = t->m->x_steps + t->row * stride + k / step * STEP_BYTES;
+    const char *ahead = t->ahead + first * (size_t)w_rows * 32;
+    const enum mll_dtype rounded = q->blocks->rounded;
+    const float *absmax[Q4_W];
+    float buffer[Q4_W][Q4_RUN];
+    EACH (o, w_rows)
+        absmax[o] = q4_absmax(buffer[o], q->blocks, t->w[o] + k, chunks);
     for (size_t c = 0; c < chunks; c++) {
-        __m512 table[MATMUL_W];
-        _mm_prefetch(ahead + c * 128, _MM_HINT_T0);
-        _mm_prefetch(ahead + c * 128 + 64, _MM_HINT_T0);
-        EACH (o, MATMUL_W)
-            table[o] = q4_table(q, absmax[o][c], dot);
+        __m512 table[Q4_W];
+        EACH (line, lines)
+            _mm_prefetch(ahead + (c * (size_t)lines + (size_t)line) * 64, _MM_HINT_T0);
+        EACH (o, w_rows)
+            table[o] = q4_table(q, absmax[o][c]);
+        if (rounded != MLL_DTYPE_F32)
+            EACH (o, w_rows)
+                table[o] = q4_round(table[o], rounded);
+        EACH (o, w_rows)
+            table[o] = q4_finish(table[o], form);
         EACH (s, steps) {
             const size_t at = c * Q4_CHUNK + (size_t)s * step;
-            __m512 wv[MATMUL_W];
-            EACH (o, MATMUL_W)
-                wv[o] = q4_weights(q, table[o], w[o] + k + at, dot);
+            __m512 wv[Q4_W];
+            EACH (o, w_rows)
+                wv[o] = q4_weights(q, table[o], t->w[o] + k + at, form);
             EACH (r, rows) {
-                __m512 xv = _mm512_loadu_ps(x + (size_t)r * m->x_stride + at / step * STEP_BYTES);
-                EACH (o, MATMUL_W)
-                    l->at[r][o] = multiply_add(dot ? KIND_BF16_DOT : KIND_F32, xv, wv[o],
+                __m512 xv = _mm512_loadu_ps(x + (size_t)r * stride + at / step * STEP_BYTES);
+                EACH (o, w_rows)
+                    l->at[r][o] = multiply_add(form == Q4_DOT ? KIND_BF16_DOT : KIND_F32, xv, wv[o],
                                                l->at[r][o], true, 0);
             }
         }
     }
 }
 
-INLINE void q4_tile(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
-                    size_t g, const bool dot)
+/* Rows [row, row + rows) of x by w_rows rows of w from group g on; rows behind the last one repeat
+ * it. */
+INLINE void q4_rows(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
+                    const int w_rows, size_t g, const enum q4_form form)
 {
-    const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W;
-    const size_t w_left = (size_t)m->w->rows - w_first, chunks = cols / Q4_CHUNK;
-    const char *ahead = (const char *)q->codes + (w_first + MATMUL_W) * cols / 2;
-    size_t w[MATMUL_W];
-    struct lanes l;
-    clear_lanes(&l, rows);
-    EACH (o, MATMUL_W)
-        w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
+    const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W, chunks = cols / Q4_CHUNK;
+    const size_t w_left = (size_t)m->w->rows - w_first;
+    struct q4_tile t = {.m = m,
+                        .row = row,
+                        .ahead = (const char *)q->codes + (w_first + (size_t)w_rows) * cols / 2};
+    struct q4_lanes l;
+    EACH (r, rows)
+        EACH (o, w_rows)
+            l.at[r][o] = _mm512_setzero_ps();
+    EACH (o, w_rows)
+        t.w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
     for (size_t c = 0; c < chunks; c += Q4_RUN)
-        q4_run(&l, m, q, row, rows, w, c * Q4_CHUNK, chunks - c < Q4_RUN ? chunks - c : Q4_RUN,
-               ahead + c * 128, dot);
-    write_group(m, row, rows, g, &l);
+        q4_run(&l, &t, q, rows, w_rows, c, chunks - c < Q4_RUN ? chunks - c : Q4_RUN, form);
+    for (int first = 0; first < w_rows && (size_t)first < w_left; first += MATMUL_W) {
+        struct lanes group;
+        EACH (r, rows)
+            EACH (o, MATMUL_W)
+                group.at[r][o] =
+                    form == Q4_F32_SPLIT ? q4_merge(l.at[r][first + o]) : l.at[r][first + o];
+        write_group(m, row, rows, g + (size_t)first / MATMUL_W, &group);
+    }
 }
 
-INLINE void q4_groups(const struct matmul *m, size_t begin, size_t end, const bool dot)
+INLINE void q4_groups(const struct matmul *m, size_t begin, size_t end, const enum q4_form form)
 {
-    const struct q4 q = q4_of(m->w, dot);
+    const struct q4 q = q4_of(m->w, form);
     const size_t n = (size_t)m->n;
-    for (size_t g = begin; g < end; g++) {
+    size_t g = begin;
+    for (; n <= Q4_FEW && g + 2 <= end; g += 2) {
+        if (n == 1)
+            q4_rows(m, &q, 0, 1, Q4_W, g, form);
+        else
+            q4_rows(m, &q, 0, 2, Q4_W, g, form);
+    }
+    for (; g < end; g++) {
         size_t row = 0;
         for (; row + Q4_X <= n; row += Q4_X)
-            q4_tile(m, &q, row, Q4_X, g, dot);
+            q4_rows(m, &q, row, Q4_X, MATMUL_W, g, form);
         if (n - row == 3)
-            q4_tile(m, &q, row, 3, g, dot);
+            q4_rows(m, &q, row, 3, MATMUL_W, g, form);
         else if (n - row == 2)
-            q4_tile(m, &q, row, 2, g, dot);
+            q4_rows(m, &q, row, 2, MATMUL_W, g, form);
         else if (n - row == 1)
-            q4_tile(m, &q, row, 1, g, dot);
+            q4_rows(m, &q, row, 1, MATMUL_W, g, form);
     }
 }
 
 /* ---- many rows: packed panels ---------------------------------------------------------------- */
 
 /* As pack_w_rows; `from` and k are whole steps, since the columns are whole chunks. */
-INLINE void q4_pack_rows(void *panel, const struct mat *w, const bool dot, size_t row, int rows,
-                         size_t from, size_t k)
+INLINE void q4_pack_rows(void *panel, const struct mat *w, const enum q4_form form, size_t row,
+                         int rows, size_t from, size_t k)
 {
-    const struct q4 q = q4_of(w, dot);
-    const size_t step = dot ? 32 : 16;
+    const struct q4 q = q4_of(w, form);
+    const size_t step = form == Q4_DOT ? 32 : 16;
     for (size_t o = 0; o < MATMUL_W; o++) {
         size_t first = (row + (o < (size_t)rows ? o : (size_t)rows - 1)) * (size_t)w->cols + from;
         unsigned char *out = (unsigned char *)panel + o * STEP_BYTES;
         __m512 table = _mm512_setzero_ps();
         for (size_t i = 0; i < k; i += step, out += MATMUL_W * STEP_BYTES) {
-            if (i == 0 || (from + i) % Q4_CHUNK == 0)
-                table = q4_table(&q, quant_absmax(q.blocks, (first + i) / (size_t)q.blocks->block),
-                                 dot);
-            _mm512_store_ps(out, q4_weights(&q, table, first + i, dot));
+            if (i == 0 || (from + i) % Q4_CHUNK == 0) {
+                size_t block = (first + i) / (size_t)q.blocks->block;
+                table = q4_table(&q, quant_absmax(q.blocks, block));
+                if (q.blocks->rounded != MLL_DTYPE_F32)
+                    table = q4_round(table, q.blocks->rounded);
+                table = q4_finish(table, form);
+            }
+            _mm512_store_ps(out, q4_weights(&q, table, first + i, form));
         }
     }
 }
