@@ -55,8 +55,8 @@ if(MLL_CUDA_ARCHITECTURES)
 elseif(MLL_CUDA STREQUAL "AUTO")
   set(CMAKE_CUDA_ARCHITECTURES native)
 elseif(nvcc_13)
-  # It has no Volta; 75 runs the code of sm_70. 90 also comes as PTX, for cards between and later.
-  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 89-real 90 100-real 120-real)
+  # It has no Volta; 75 runs the code of sm_70. 90 also comes as PTX, for later cards.
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 89-real 90)
 else()
   set(CMAKE_CUDA_ARCHITECTURES 70-real 80-real 89)
 endif()
