@@ -79,9 +79,8 @@ static void self_layer(struct mll_engine *e, const struct dec_scratch *s, struct
     dec_norm(e, s, p, &w->input_norm, b->n);
     op_matmul_group(ex, (float *[]){s->q, s->k, s->v}, s->x,
                     (const struct mat *[]){&w->q, &w->k, &w->v}, 3, b->n);
-    op_rope(ex, s->q, b->pos, e->inv_freq, b->n, t->heads, t->head_dim);
-    op_rope(ex, s->k, b->pos, e->inv_freq, b->n, t->kv_heads, t->head_dim);
-    op_kv_append(ex, pool, s->k, s->v, &e->text_table, b->slot, b->pos, b->n);
+    op_rope_kv_append(ex, pool, s->q, s->k, s->v, &e->text_table, b->slot, b->pos, e->inv_freq,
+                      b->n, t->heads);
     op_attn(ex, s->attn, s->q, pool, &e->text_table, b->slot, b->zero, b->end, b->n, t->heads,
             scale);
     op_matmul(ex, s->x, s->attn, &w->o, NULL, b->n);

@@ -33,6 +33,9 @@ extern "C" {
     X(rope, float *x, const int32_t *pos, const float *inv_freq, int n, int heads, int head_dim)   \
     X(kv_append, struct kv_pool *pool, const float *k, const float *v,                             \
       const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)                 \
+    X(rope_kv_append, struct kv_pool *pool, float *q, float *k, const float *v,                    \
+      const struct kv_table *table, const int32_t *seq, const int32_t *pos, const float *inv_freq, \
+      int n, int heads)                                                                            \
     X(attn, float *y, const float *q, const struct kv_pool *pool, const struct kv_table *table,    \
       const int32_t *seq, const int32_t *begin, const int32_t *end, int n, int heads, float scale) \
     X(attn_vision, float *y, const float *q, const float *k, const float *v, const uint8_t *pad,   \

@@ -100,3 +100,12 @@ void kv_append_cpu(struct mll_exec *ex, struct kv_pool *pool, const float *k, co
     size_t heads = (size_t)pool->n_kv_heads;
     par_for(exec_threads_for(ex, a.n * heads * (size_t)pool->head_dim), heads, append_heads, &a);
 }
+
+void rope_kv_append_cpu(struct mll_exec *ex, struct kv_pool *pool, float *q, float *k,
+                        const float *v, const struct kv_table *table, const int32_t *seq,
+                        const int32_t *pos, const float *inv_freq, int n, int heads)
+{
+    rope_cpu(ex, q, pos, inv_freq, n, heads, pool->head_dim);
+    rope_cpu(ex, k, pos, inv_freq, n, pool->n_kv_heads, pool->head_dim);
+    kv_append_cpu(ex, pool, k, v, table, seq, pos, n);
+}

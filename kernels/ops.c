@@ -275,6 +275,19 @@ void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, con
     ex->ops->kv_append(ex, pool, k, v, table, seq, pos, n);
 }
 
+void op_rope_kv_append(struct mll_exec *ex, struct kv_pool *pool, float *q, float *k,
+                       const float *v, const struct kv_table *table, const int32_t *seq,
+                       const int32_t *pos, const float *inv_freq, int n, int heads)
+{
+    CHECK(n >= 0 && heads > 0 && is_pool(pool) && is_table(table), "n %d, heads %d", n, heads);
+    CHECK(pool->head_dim % 2 == 0, "head_dim %d", pool->head_dim);
+    if (n == 0)
+        return;
+    CHECK(q != NULL && k != NULL && v != NULL && seq != NULL && pos != NULL && inv_freq != NULL,
+          "n %d, heads %d", n, heads);
+    ex->ops->rope_kv_append(ex, pool, q, k, v, table, seq, pos, inv_freq, n, heads);
+}
+
 void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool *pool,
              const struct kv_table *table, const int32_t *seq, const int32_t *begin,
              const int32_t *end, int n, int heads, float scale)

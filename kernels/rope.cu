@@ -1,5 +1,5 @@
 /* rope.cu - rotary position embedding on the GPU.  Contract: ops.h. A thread a pair. */
-#include "device.cuh"
+#include "rope.cuh"
 
 #define ROPE_THREADS 128
 
@@ -11,10 +11,7 @@ __global__ void __launch_bounds__(ROPE_THREADS)
         return;
     int row = i / (heads * half), d = i % half;
     float *at = x + (size_t)(i / half) * 2 * half + d;
-    float angle = (float)pos[row] * inv_freq[d], c = cosf(angle), s = sinf(angle);
-    float a = at[0], b = at[half];
-    at[0] = a * c - b * s;
-    at[half] = b * c + a * s;
+    rope_pair(&at[0], &at[half], pos[row], inv_freq[d]);
 }
 
 #ifndef __CUDACC_RTC__

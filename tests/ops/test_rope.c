@@ -22,6 +22,19 @@ static void reference(double *y, const float *x, int pos, const float *inv_freq,
     }
 }
 
+/* Rotates n rows of x from row `first` on. */
+static void rotate(struct mll_exec *ex, float *x, const int32_t *pos, const float *inv_freq,
+                   const struct rope_case *c, int first, int n)
+{
+    size_t mark = exec_mark(ex), row = (size_t)(c->heads * c->head_dim);
+    float *from = x + (size_t)first * row, *y = op_dev(ex, from, (size_t)n * row * sizeof *x);
+    op_rope(ex, y, op_dev(ex, pos + first, (size_t)n * sizeof *pos),
+            op_dev(ex, inv_freq, (size_t)c->head_dim / 2 * sizeof *inv_freq), n, c->heads,
+            c->head_dim);
+    op_back(ex, from, y, (size_t)n * row * sizeof *x);
+    exec_release(ex, mark);
+}
+
 static void check_case(const struct rope_case *c)
 {
     size_t row = (size_t)(c->heads * c->head_dim), n = (size_t)c->n * row;
@@ -41,10 +54,10 @@ static void check_case(const struct rope_case *c)
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
         memcpy(y, x, n * sizeof *y);
-        op_rope(ex, y, pos, inv_freq, c->n, c->heads, c->head_dim);
+        rotate(ex, y, pos, inv_freq, c, 0, c->n);
         op_judge(&first, y, expected, n, 1e-12, 1e-12, ex, what);
         memcpy(y + n - row, x + n - row, row * sizeof *y);
-        op_rope(ex, y + n - row, pos + c->n - 1, inv_freq, 1, c->heads, c->head_dim);
+        rotate(ex, y, pos, inv_freq, c, c->n - 1, 1);
         op_judge(&first, y, expected, n, 1e-12, 1e-12, ex, "the last row alone");
     }
     free(first);
