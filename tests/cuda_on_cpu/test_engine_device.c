@@ -167,7 +167,7 @@ Test(device, an_assert_loses_the_context_and_names_its_place)
                  (struct mll_options){.device = "cuda", .debug_sync = true, .debug_bounds = true});
     exec_upload(f.engine->exec, (int32_t *)f.engine->text_table.blocks, &bad, sizeof bad);
     cr_expect(step(&f, 1, &err) == MLL_ERR_DEVICE);
-    cr_expect(strstr(err.message, "decoder, layer 0, kv_append") != NULL, "%s", err.message);
+    cr_expect(strstr(err.message, "decoder, layer 0, rope_kv_append") != NULL, "%s", err.message);
     cr_expect(step(&f, 2, &err) == MLL_ERR_DEVICE, "the context is lost");
     close_fixture(&f);
     shim_reset();

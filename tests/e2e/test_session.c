@@ -177,7 +177,8 @@ Test(session, the_arena_is_what_the_plan_says)
             size_t peak = exec_peak(f.engine->exec);
             cr_expect(peak <= plan->arena);
             if (plan->vision > plan->text)
-                cr_expect(plan->arena - peak < 1024, "%s: %zu used of %zu", names[i], peak,
+                /* matmul states what its coded weights would need too */
+                cr_expect(plan->arena - peak < 16384, "%s: %zu used of %zu", names[i], peak,
                           plan->arena);
             close_fixture(&f);
         }
