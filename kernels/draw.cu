@@ -173,8 +173,7 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
         size_t at = (size_t)blockIdx.y * dim + i;
         if (i >= dim)
             break;
-        bool low = row.min_p > 0.0f && sample_below(weights[at], row.min_p);
-        if (low || place_of(y[at], i) > s.limit)
+        if (sample_below(weights[at], row.min_p) || place_of(y[at], i) > s.limit)
             y[at] = -INFINITY;
     }
 }
@@ -203,7 +202,8 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
         totals[blockIdx.y * gridDim.x + blockIdx.x] = sum;
 }
 
-/* The sum of x over the threads before this one. */
+/* The sum of x over the threads before this one. A barrier must stand behind the last use of part.
+ */
 __device__ __forceinline__ uint64_t block_before(uint64_t x, uint64_t *part)
 {
     int lane = (int)(threadIdx.x % WARP), warp = (int)(threadIdx.x / WARP);
@@ -213,7 +213,6 @@ __device__ __forceinline__ uint64_t block_before(uint64_t x, uint64_t *part)
         uint64_t below = (uint64_t)__shfl_up_sync(ALL_LANES, (unsigned long long)sum, (unsigned)o);
         sum += lane >= o ? below : 0;
     }
-    __syncthreads();
     if (lane == WARP - 1)
         part[warp] = sum;
     __syncthreads();
