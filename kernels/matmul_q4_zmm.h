@@ -74,17 +74,17 @@ INLINE __m512 q4_finish(__m512 table, const enum q4_form form)
     return _mm512_castsi512_ps(_mm512_broadcast_i64x4(h));
 }
 
-/* One step of weights from element i, which starts a byte, looked up in the table of its chunk. */
-INLINE __m512 q4_weights(const struct q4 *q, __m512 table, size_t i, const enum q4_form form)
+/* One step of weights, whose codes stand at `at`, looked up in the table of its chunk. */
+INLINE __m512 q4_weights(const struct q4 *q, __m512 table, const unsigned char *at,
+                         const enum q4_form form)
 {
     if (form == Q4_DOT) {
-        __m512i bytes = _mm512_broadcast_i32x4(
-            _mm_loadu_si128((const __m128i *)(const void *)(q->codes + i / 2)));
+        __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)at));
         __m512i index = _mm512_srlv_epi16(_mm512_shuffle_epi8(bytes, q->spread), q->shifts);
         return _mm512_castsi512_ps(_mm512_permutexvar_epi16(index, _mm512_castps_si512(table)));
     }
     long long bytes;
-    memcpy(&bytes, q->codes + i / 2, sizeof bytes);
+    memcpy(&bytes, at, sizeof bytes);
     if (form == Q4_F32_SPLIT)
         return _mm512_permutexvar_ps(_mm512_srlv_epi64(_mm512_set1_epi64(bytes), q->shifts), table);
     __m512i index = _mm512_shuffle_epi8(_mm512_set1_epi64(bytes), q->spread);
@@ -174,9 +174,12 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
     const char *ahead = t->ahead + first * (size_t)w_rows * 32;
     const enum mll_dtype rounded = q->blocks->rounded;
     const float *absmax[Q4_W];
+    const unsigned char *codes[Q4_W];
     float buffer[Q4_W][Q4_RUN];
-    EACH (o, w_rows)
+    EACH (o, w_rows) {
         absmax[o] = q4_absmax(buffer[o], q->blocks, t->w[o] + k, chunks);
+        codes[o] = q->codes + (t->w[o] + k) / 2;
+    }
     for (size_t c = 0; c < chunks; c++) {
         __m512 table[Q4_W];
         EACH (line, lines)
@@ -192,7 +195,7 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
             const size_t at = c * Q4_CHUNK + (size_t)s * step;
             __m512 wv[Q4_W];
             EACH (o, w_rows)
-                wv[o] = q4_weights(q, table[o], t->w[o] + k + at, form);
+                wv[o] = q4_weights(q, table[o], codes[o] + at / 2, form);
             EACH (r, rows) {
                 __m512 xv = _mm512_loadu_ps(x + (size_t)r * stride + at / step * STEP_BYTES);
                 EACH (o, w_rows)
@@ -275,7 +278,7 @@ INLINE void q4_pack_rows(void *panel, const struct mat *w, const enum q4_form fo
                     table = q4_round(table, q.blocks->rounded);
                 table = q4_finish(table, form);
             }
-            _mm512_store_ps(out, q4_weights(&q, table, first + i, form));
+            _mm512_store_ps(out, q4_weights(&q, table, q.codes + (first + i) / 2, form));
         }
     }
 }
