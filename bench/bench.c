@@ -92,8 +92,12 @@ __attribute__((target("avx512f"))) static uint64_t read_avx512(const unsigned ch
     for (size_t i = 0; i < blocks; i++, p += READ_BLOCK)
         for (int j = 0; j < 4; j++)
             sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + 64 * j));
-    return (uint64_t)_mm512_reduce_add_epi64(
-        _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3])));
+    uint64_t lanes[8], all = 0; /* unsigned, which may wrap */
+    _mm512_storeu_si512(lanes, _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]),
+                                                _mm512_add_epi64(sum[2], sum[3])));
+    for (int j = 0; j < 8; j++)
+        all += lanes[j];
+    return all;
 }
 #else
 static uint64_t read_avx512(const unsigned char *p, size_t blocks)
