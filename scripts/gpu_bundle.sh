@@ -53,15 +53,22 @@ else
     if ! grep -q '^-- CUDA: .* sm 70' build-bundle/bin/configure.log; then
         toolkit=$(scripts/clang_cuda.sh)
         PATH=$toolkit/bin:$PATH variant bin-sm70 -DCMAKE_CUDA_COMPILER=clang++-19 \
-            -DCUDAToolkit_ROOT="$toolkit"
+            -DCUDAToolkit_ROOT="$toolkit" '-DMLL_CUDA_ARCHITECTURES=70-real;80'
     fi
-    variant bin-volta -DMLL_FORCE_ARCH700=ON '-DMLL_CUDA_ARCHITECTURES=80-real;90'
+    variant bin-volta -DMLL_FORCE_ARCH700=ON -DMLL_CUDA_ARCHITECTURES=80
 fi
 
+# Criterion shows differences of strings by libgit2, which brings 10 MiB of libraries for protocols
+# that nothing here speaks: in its place stands one that finds no differences.
+git=$(ldd "$out/bin/test_gpu" | sed -n 's/^[[:space:]]*\(libgit2\.so[^ ]*\) .*/\1/p')
+if [ -n "$git" ]; then
+    printf 'int git_%s(void)\n{\n    return %s;\n}\n' libgit2_init 1 libgit2_shutdown 0 \
+        diff_buffers -1 | cc -shared -fPIC -Wl,-soname,"$git" -o "$out/lib/$git" -x c -
+fi
 # Every library but the C library's own, which must be that of the machine and its driver. The old
 # kind of rpath also serves the libraries that a library needs.
-ldd "$out"/bin*/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libmll_kernels|ld-linux[^/]*)\.so' |
+LD_LIBRARY_PATH=$out/lib ldd "$out"/bin*/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libmll_kernels|libgit2|ld-linux[^/]*)\.so' |
     xargs -I{} cp -L {} "$out/lib/"
 for place in tests/golden/cases models/receipts-tiny models/samples/receipt-3974-0000.png; do
     mkdir -p "$out/$(dirname $place)"
@@ -73,4 +80,6 @@ for operation in $operations; do
 done >"$out/OPERATIONS"
 git describe --always --dirty --abbrev=10 --exclude='*' >"$out/COMMIT" 2>/dev/null ||
     echo unknown >"$out/COMMIT"
-echo "$out: $(du -sm "$out" | cut -f1) MiB"
+size=$(du -sm "$out" | cut -f1)
+echo "$out: $size MiB"
+[ "$size" -le 40 ] || { echo "more than the 40 MiB it may have" >&2; exit 1; }
