@@ -47,7 +47,7 @@ struct shared_array {
 };
 
 static struct {
-    struct shim_thread *threads[SHIM_THREADS_MAX];
+    struct shim_thread threads[SHIM_THREADS_MAX];
     struct shim_warp warps[SHIM_WARP];
     unsigned warps_ready;
     int n_threads, made; /* of this grid; fibers that exist */
@@ -155,9 +155,12 @@ static void fiber_main(void)
 }
 
 /* Sets a fiber to the start of fiber_main, whose return address is never used. */
-static void rewind_fiber(struct shim_fiber *f)
+static void rewind_fiber(struct shim_thread *t)
 {
-    void **top = (void **)((uintptr_t)f->stack + f->stack_bytes);
+    struct shim_fiber *f = &t->fiber;
+    /* not all at one place of a page: they would fight for the same lines of the cache */
+    size_t shift = (size_t)(t->number % SHIM_WARP) * 128;
+    void **top = (void **)((uintptr_t)f->stack + f->stack_bytes - shift);
     top[-1] = NULL;
     top[-2] = (void *)fiber_main;
     f->sp = top - 8;
@@ -172,21 +175,23 @@ static void rewind_fiber(struct shim_fiber *f)
 #endif
 }
 
-/* Stacks end in a page that nobody may touch. Fibers live as long as the process. */
-static struct shim_thread *make_thread(int number)
+/* Stacks end in a page that nobody may touch, and begin below the thread's ring of copies. Fibers
+ * live as long as the process. */
+static void make_thread(int number)
 {
-    struct shim_thread *t = (struct shim_thread *)calloc(1, sizeof *t);
-    char *stack = (char *)mmap(NULL, STACK_BYTES + GUARD_BYTES, PROT_READ | PROT_WRITE,
+    struct shim_thread *t = &s.threads[number];
+    size_t ring = SHIM_COPIES_MAX * sizeof *t->copies;
+    char *stack = (char *)mmap(NULL, GUARD_BYTES + STACK_BYTES + ring, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (t == NULL || stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE) != 0)
+    if (stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE) != 0)
         shim_die("no memory for thread %d", number);
     t->number = number;
     t->lane = number % SHIM_WARP;
     t->warp = &s.warps[number / SHIM_WARP];
     t->fiber.stack = stack + GUARD_BYTES;
     t->fiber.stack_bytes = STACK_BYTES;
-    rewind_fiber(&t->fiber);
-    return t;
+    t->copies = (struct shim_pending *)(stack + GUARD_BYTES + STACK_BYTES);
+    rewind_fiber(t);
 }
 
 /* ---- complaints ------------------------------------------------------------------------------ */
@@ -202,8 +207,8 @@ static void print_threads(void)
                                          "at the collective", "exited"};
     int shown = 0;
     for (int i = 0, last; i < s.n_threads && shown < 16; i = last + 1, shown++) {
-        const struct shim_thread *t = s.threads[i];
-        for (last = i; last + 1 < s.n_threads && alike(t, s.threads[last + 1]); last++)
+        const struct shim_thread *t = &s.threads[i];
+        for (last = i; last + 1 < s.n_threads && alike(t, &s.threads[last + 1]); last++)
             ;
         fprintf(stderr, "  threads %d to %d: %s", i, last, states[t->state]);
         if (t->state != SHIM_EXITED && t->file != NULL)
@@ -265,7 +270,7 @@ static struct shim_thread *next_thread(void)
     while (s.warps_ready != 0) {
         int w = choose(s.warps_ready);
         if (s.warps[w].ready != 0)
-            return s.threads[w * SHIM_WARP + choose(s.warps[w].ready)];
+            return &s.threads[w * SHIM_WARP + choose(s.warps[w].ready)];
         s.warps_ready &= ~(1u << w);
     }
     return NULL;
@@ -278,7 +283,7 @@ void shim_wake(struct shim_warp *warp, unsigned lanes)
     warp->ready |= lanes;
     s.warps_ready |= 1u << w;
     for (; lanes != 0; lanes &= lanes - 1)
-        s.threads[w * SHIM_WARP + __builtin_ctz(lanes)]->state = SHIM_READY;
+        s.threads[w * SHIM_WARP + __builtin_ctz(lanes)].state = SHIM_READY;
 }
 
 void shim_yield(void)
@@ -476,7 +481,7 @@ static void abandon_threads(void)
     shim_acquire(&s.barrier_sync[0]);
     shim_acquire(&s.barrier_sync[1]);
     for (int i = 0; i < s.n_threads; i++)
-        rewind_fiber(&s.threads[i]->fiber);
+        rewind_fiber(&s.threads[i]);
 }
 
 static void begin_block(void)
@@ -485,7 +490,7 @@ static void begin_block(void)
     s.exited = s.at_barrier = s.votes = 0;
     s.warps_ready = 0;
     for (int i = 0; i < s.n_threads; i++) {
-        struct shim_thread *t = s.threads[i];
+        struct shim_thread *t = &s.threads[i];
         unsigned n = (unsigned)i;
         t->index = uint3{n % block.x, n / block.x % block.y, n / (block.x * block.y)};
         t->file = NULL;
@@ -521,7 +526,7 @@ bool shim_run_grid(const struct shim_grid *grid)
     s.grid = grid;
     s.n_threads = (int)(grid->block.x * grid->block.y * grid->block.z);
     for (; s.made < s.n_threads; s.made++)
-        s.threads[s.made] = make_thread(s.made);
+        make_thread(s.made);
 #ifdef SHIM_TSAN
     s.host.tsan = __tsan_get_current_fiber();
 #endif

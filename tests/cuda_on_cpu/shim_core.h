@@ -43,6 +43,12 @@ struct shim_warp {
     struct shim_deposit deposits[32];
 };
 
+/* A cp.async under way. */
+struct shim_pending {
+    struct shim_copy copy;
+    int group;
+};
+
 struct shim_thread {
     struct shim_fiber fiber;
     struct uint3 index;
@@ -52,10 +58,7 @@ struct shim_thread {
     const char *file; /* where it waits */
     int line;
     int copies_begin, copies_end, groups; /* of copies: not done yet; groups: committed */
-    struct {
-        struct shim_copy copy;
-        int group;
-    } copies[SHIM_COPIES_MAX];
+    struct shim_pending *copies;          /* (SHIM_COPIES_MAX) a ring */
 };
 
 extern struct shim_thread *shim_now;

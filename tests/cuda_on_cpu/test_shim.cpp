@@ -222,7 +222,7 @@ static __global__ void mma_16816(float *c, const struct tile *t, bool k8)
         c[(g + (e >> 1) * 8) * 8 + i * 2 + (e & 1)] = d[e];
 }
 
-static __global__ void mma_884(float *c, const struct tile *t)
+static __global__ void mma_884(float *c, const struct tile *t, bool b_by_rows)
 {
     int lane = (int)threadIdx.x, pairs = lane / 4 % 4, high = lane < 16 ? 0 : 4;
     int mine = lane % 4 + high;
@@ -230,9 +230,14 @@ static __global__ void mma_884(float *c, const struct tile *t)
     uint32_t a[2], b[2];
     for (int r = 0; r < 2; r++) { /* quad pair q multiplies columns 4q.. of A by rows 4q.. of B */
         a[r] = pair(t->a[mine][pairs * 4 + r * 2], t->a[mine][pairs * 4 + r * 2 + 1]);
-        b[r] = pair(t->b[pairs * 4 + r * 2][mine], t->b[pairs * 4 + r * 2 + 1][mine]);
+        const float *row = t->b[pairs * 4 + lane % 4] + high;
+        b[r] = b_by_rows ? pair(row[r * 2], row[r * 2 + 1])
+                         : pair(t->b[pairs * 4 + r * 2][mine], t->b[pairs * 4 + r * 2 + 1][mine]);
     }
-    shim_mma_m8n8k4(d, a, b);
+    if (b_by_rows)
+        shim_mma_m8n8k4_row(d, a, b);
+    else
+        shim_mma_m8n8k4(d, a, b);
     for (int e = 0; e < 8; e++) {
         int row = (lane & 1) + (e & 2) + high, column = (e & 4) + (lane & 2) + (e & 1);
         c[pairs * 64 + row * 8 + column] = d[e];
@@ -252,11 +257,13 @@ Test(shim, tensor_cores_multiply_matrices)
             for (int i = 0; i < 128; i++)
                 cr_assert_eq(c[i], product(&t, i / 8, i % 8, k) + 1, "m16n8k%d at %d", k, i);
         }
-        LAUNCH(mma_884, 1, 32, 0, NULL, dc, dt);
-        to_host(c, dc, 256);
-        for (int i = 0; i < 64; i++)
-            cr_assert_eq(c[i] + c[i + 64] + c[i + 128] + c[i + 192],
-                         product(&t, i / 8, i % 8, 16) + 4);
+        for (int by_rows = 0; by_rows < 2; by_rows++) {
+            LAUNCH(mma_884, 1, 32, 0, NULL, dc, dt, by_rows != 0);
+            to_host(c, dc, 256);
+            for (int i = 0; i < 64; i++)
+                cr_assert_eq(c[i] + c[i + 64] + c[i + 128] + c[i + 192],
+                             product(&t, i / 8, i % 8, 16) + 4, "m8n8k4 at %d", i);
+        }
     });
     cudaFree(dc);
     cudaFree(dt);
