@@ -311,8 +311,8 @@ def includers(path):
     return {source for user in users for source in includers(user)}
 
 
-def build(files, pool):
-    """All mutants of files in the test programs that see them: (place, test, program, extra)."""
+def prepare(files):
+    """The mutants of files, their sources in OUT/source."""
     run(["rm", "-rf", str(OUT)])
     (OUT / "source").mkdir(parents=True)
     (OUT / "chooser.c").write_text(CHOOSER)
@@ -323,19 +323,43 @@ def build(files, pool):
         more, source = mutate(path, len(mutants) + 1)
         (OUT / "source" / path.name).write_text(source)
         mutants += more
+    return mutants
+
+
+def build(folder, files, pool):
+    """The test programs that see the mutants of files: (place, test, program, environment)."""
+    if not (ROOT / folder / "build.ninja").exists():
+        sys.exit(f"mutants: {folder} is not built: make test asan race")
     sources = sorted({s for path in files for s in includers(path) if s.name not in NO_KERNELS})
     tests = sorted({test for path in files for test in tests_of(path)})
-    linked, programs = {}, []
-    for folder in sorted({folder for folder, _ in MODES}):
-        for arch in ARCHS:
-            objects = objects_of(folder, arch, sources, pool)
-            for test in tests:
-                linked[folder, arch, test] = link_test(folder, arch, test, objects)
-    for folder, extra in MODES:
-        for arch in ARCHS:
-            place = f"{folder} sm_{arch[:2]}" + "".join(f" {v}" for v in extra.values())
-            programs += [(place, test, linked[folder, arch, test], extra) for test in tests]
-    return mutants, programs
+    targets = [f"test_{test}_shim{arch}" for test in tests for arch in ARCHS]
+    run(["ninja", "-C", str(ROOT / folder), *targets], check=True)
+    programs = []
+    for arch in ARCHS:
+        objects = objects_of(folder, arch, sources, pool)
+        for test in tests:
+            program = link_test(folder, arch, test, objects)
+            for where, extra in MODES:
+                place = f"{folder} sm_{arch[:2]}" + "".join(f" {v}" for v in extra.values())
+                programs += [(place, test, program, extra)] if where == folder else []
+    return programs
+
+
+def judge_all(mutants, pool):
+    """Notices what can be noticed, build by build; the number of programs that fail as they are."""
+    broken = 0
+    for folder in dict.fromkeys(folder for folder, _ in MODES):
+        left = [m for m in mutants if not m.noticed]
+        programs = build(folder, sorted({m.path for m in left}), pool) if left else []
+        whole = list(pool.map(lambda p: not fails(p[2], 0, p[3]), programs))
+        for (place, _, program, _), good in zip(programs, whole):
+            if not good:
+                print(f"mutants: {program.name}, {place}, fails without a mutant: left out")
+        broken += whole.count(False)
+        sound = [p for p, good in zip(programs, whole) if good]
+        list(pool.map(lambda mutant: judge(mutant, sound), left))
+        print(f"{folder}: {sum(bool(m.noticed) for m in left)} of {len(left)} noticed", flush=True)
+    return broken
 
 
 def show(mutants, explained):
@@ -373,19 +397,10 @@ def main():
             for m in mutate(path, 1)[0]:
                 print(f"{m.path.name}:{m.line}: {m.kind}: {m.text}")
         return 0
-    for folder in sorted({folder for folder, _ in MODES}):
-        if not (ROOT / folder / "build.ninja").exists():
-            sys.exit(f"mutants: {folder} is not built: make test asan race")
-        run(["ninja", "-C", str(ROOT / folder), "shim_tests"], check=True)
     explained = survivors()
+    mutants = prepare(files)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        mutants, programs = build(files, pool)
-        whole = list(pool.map(lambda p: not fails(p[2], 0, p[3]), programs))
-        for (place, _, program, _), good in zip(programs, whole):
-            if not good:
-                print(f"mutants: {program.name}, {place}, fails without a mutant: left out")
-        programs = [p for p, good in zip(programs, whole) if good]
-        list(pool.map(lambda mutant: judge(mutant, programs), mutants))
+        broken = judge_all(mutants, pool)
     show(mutants, explained)
     noticed = sum(bool(m.noticed) for m in mutants)
     unexplained = sum(not m.noticed and m.key() not in explained for m in mutants)
@@ -393,9 +408,8 @@ def main():
           f"{len(mutants) - noticed - unexplained} survivors explained")
     if not options.rotate and not options.files and noticed < SHARE * len(mutants):
         unexplained = max(unexplained, 1)
-    unexplained += whole.count(False)
-    print(f"{len(mutants) + whole.count(False) - unexplained} passed, {unexplained} failed")
-    return unexplained > 0
+    print(f"{len(mutants) - unexplained} passed, {unexplained + broken} failed")
+    return unexplained + broken > 0
 
 
 if __name__ == "__main__":
