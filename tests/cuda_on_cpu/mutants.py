@@ -83,6 +83,7 @@ def blank(source):
     source = re.sub(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"", spaces, source, flags=re.S)
     # template arguments, which clang-format writes without a space in front, become part of the name
     source = re.sub(r"\b[a-z]\w*<[\w, +*/()-]+>", lambda m: re.sub(r"\W", "_", m.group()), source)
+    source = source.replace("::", "__")
     lines, depth, host = [], 0, None
     continued = False
     for line in source.split("\n"):
