@@ -4,12 +4,14 @@
  * holds every tensor at an aligned place; a page of random bytes is copied over it, so that
  * building an 11B takes seconds, and its memory is as distinct as a real model's. */
 #include "synthetic.h"
+#include "quant_state.h"
+#include "quantise.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum { TENSOR_ALIGN = 64, PATTERN = 2 << 20, Q4_BLOCK = 64 };
+enum { TENSOR_ALIGN = 64, PATTERN = 2 << 20 };
 
 struct geometry {
     const char *name;
@@ -141,34 +143,16 @@ static void *slab_take(struct slab *s, size_t bytes)
     return p;
 }
 
-static bool is_quantised(const struct weights_entry *e, const char *quant)
+static bool is_quantised(const struct weights_entry *e)
 {
-    return quant != NULL && e->linear && e->layer >= 0 &&
-           strncmp(e->name, "language_model.", 15) == 0;
+    return e->linear && e->layer >= 0 && strncmp(e->name, "language_model.", 15) == 0;
 }
-
-/* NF4: QLoRA (Dettmers et al. 2023), appendix E, as bitsandbytes writes the values. */
-static const float nf4_values[16] = {-1.0f,
-                                     -0.6961928009986877f,
-                                     -0.5250730514526367f,
-                                     -0.39491748809814453f,
-                                     -0.28444138169288635f,
-                                     -0.18477343022823334f,
-                                     -0.09105003625154495f,
-                                     0.0f,
-                                     0.07958029955625534f,
-                                     0.16093020141124725f,
-                                     0.24611230194568634f,
-                                     0.33791524171829224f,
-                                     0.44070982933044434f,
-                                     0.5626170039176941f,
-                                     0.7229568362236023f,
-                                     1.0f};
 
 /* The absmax of a 4-bit matrix lie around 1/32: plain, or 256 equal steps times 1/32. */
 static void make_blocks(struct mat *m, struct slab *s, const struct patterns *p, bool nested)
 {
-    size_t n = (size_t)m->rows * (size_t)m->cols, blocks = (n + Q4_BLOCK - 1) / Q4_BLOCK;
+    size_t n = (size_t)m->rows * (size_t)m->cols,
+           blocks = (n + QUANTISE_BLOCK - 1) / QUANTISE_BLOCK;
     size_t outer = (blocks + MLL_NESTED_BLOCK - 1) / MLL_NESTED_BLOCK;
     struct mat_blocks *b = slab_take(s, sizeof *b);
     float *absmax = slab_take(s, (nested ? outer : blocks) * sizeof *absmax);
@@ -176,8 +160,8 @@ static void make_blocks(struct mat *m, struct slab *s, const struct patterns *p,
     uint8_t *codes = slab_take(s, nested ? blocks : 0);
     if (s->base == NULL)
         return;
-    *b = (struct mat_blocks){.block = Q4_BLOCK, .rounded = MLL_DTYPE_F32};
-    memcpy(b->values, nf4_values, sizeof nf4_values);
+    *b = (struct mat_blocks){.block = QUANTISE_BLOCK, .rounded = MLL_DTYPE_F32};
+    memcpy(b->values, quant_values_nf4, sizeof b->values);
     for (size_t i = 0; i < (nested ? outer : blocks); i++)
         absmax[i] = (1.0f + (float)(i % 17) / 16) / 32;
     if (nested) {
@@ -193,17 +177,18 @@ static void make_blocks(struct mat *m, struct slab *s, const struct patterns *p,
     m->blocks = b;
 }
 
-static void make_matrix(struct mat *m, struct slab *s, const struct patterns *p, const char *quant)
+static void make_matrix(struct mat *m, struct slab *s, const struct patterns *p,
+                        enum quantise_type quant)
 {
     size_t n = (size_t)m->rows * (size_t)m->cols;
-    m->dtype = quant == NULL                ? MLL_DTYPE_BF16
-               : strcmp(quant, "int8") == 0 ? MLL_DTYPE_I8
-                                            : MLL_DTYPE_Q4;
+    m->dtype = quant == QUANTISE_NONE   ? MLL_DTYPE_BF16
+               : quant == QUANTISE_INT8 ? MLL_DTYPE_I8
+                                        : MLL_DTYPE_Q4;
     size_t bytes = m->dtype == MLL_DTYPE_BF16 ? 2 * n : m->dtype == MLL_DTYPE_I8 ? n : (n + 1) / 2;
     void *data = slab_take(s, bytes);
     float *scale = slab_take(s, m->dtype == MLL_DTYPE_I8 ? (size_t)m->rows * sizeof *scale : 0);
     if (m->dtype == MLL_DTYPE_Q4)
-        make_blocks(m, s, p, strcmp(quant, "nf4-dq") == 0);
+        make_blocks(m, s, p, quant == QUANTISE_NF4_DOUBLE);
     if (s->base == NULL)
         return;
     m->data = data;
@@ -228,7 +213,7 @@ static void make_vector(struct mat *m, struct slab *s)
 }
 
 static void make_all(struct weights *w, struct slab *s, const struct cfg *cfg,
-                     const struct patterns *p, const char *quant)
+                     const struct patterns *p, enum quantise_type quant)
 {
     struct weights_entry e = {0};
     while (weights_next(&e, cfg)) {
@@ -236,17 +221,8 @@ static void make_all(struct weights *w, struct slab *s, const struct cfg *cfg,
         if (m->rows == 1)
             make_vector(m, s);
         else
-            make_matrix(m, s, p, is_quantised(&e, quant) ? quant : NULL);
+            make_matrix(m, s, p, is_quantised(&e) ? quant : QUANTISE_NONE);
     }
-}
-
-static enum mll_status check_quant(const char *quant, struct mll_error *err)
-{
-    if (quant == NULL || strcmp(quant, "nf4") == 0 || strcmp(quant, "nf4-dq") == 0 ||
-        strcmp(quant, "int8") == 0)
-        return MLL_OK;
-    return mll_fail(err, MLL_ERR_BAD_OPTION, "quant: expected nf4, nf4-dq or int8, found %s",
-                    quant);
 }
 
 enum mll_status synthetic_matrix(struct mat *m, void **memory, int rows, int cols,
@@ -255,9 +231,10 @@ enum mll_status synthetic_matrix(struct mat *m, void **memory, int rows, int col
     const size_t page = (size_t)2 << 20;
     struct slab slab = {0};
     *memory = NULL;
-    MLL_TRY(check_quant(quant, err));
+    enum quantise_type type;
+    MLL_TRY(quantise_type_of(&type, quant, err));
     *m = (struct mat){.rows = rows, .cols = cols};
-    make_matrix(m, &slab, NULL, quant);
+    make_matrix(m, &slab, NULL, type);
     struct patterns *p = malloc(sizeof *p);
     void *base = p ? aligned_alloc(page, (slab.used + page - 1) / page * page) : NULL;
     if (base == NULL) {
@@ -267,7 +244,7 @@ enum mll_status synthetic_matrix(struct mat *m, void **memory, int rows, int col
     madvise(base, slab.used, MADV_HUGEPAGE);
     slab = (struct slab){.base = base};
     fill_patterns(p);
-    make_matrix(m, &slab, p, quant);
+    make_matrix(m, &slab, p, type);
     free(p);
     *memory = base;
     return MLL_OK;
@@ -277,11 +254,12 @@ enum mll_status synthetic_weights(struct weights **weights, const struct cfg *cf
                                   const char *quant, struct mll_error *err)
 {
     *weights = NULL;
-    MLL_TRY(check_quant(quant, err));
+    enum quantise_type type;
+    MLL_TRY(quantise_type_of(&type, quant, err));
     struct weights *w;
     MLL_TRY(weights_alloc(&w, cfg, MLL_DTYPE_NONE, err));
     struct slab slab = {0};
-    make_all(w, &slab, cfg, NULL, quant);
+    make_all(w, &slab, cfg, NULL, type);
     struct patterns *p = malloc(sizeof *p);
     void *base = p == NULL ? MAP_FAILED
                            : mmap(NULL, slab.used, PROT_READ | PROT_WRITE,
@@ -296,7 +274,7 @@ enum mll_status synthetic_weights(struct weights **weights, const struct cfg *cf
     w->mapping_bytes = slab.used;
     slab = (struct slab){.base = base};
     fill_patterns(p);
-    make_all(w, &slab, cfg, p, quant);
+    make_all(w, &slab, cfg, p, type);
     free(p);
     *weights = w;
     return MLL_OK;
