@@ -13,14 +13,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SHIM_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SHIM_ASAN 1
-#endif
-#endif
-
 #ifdef SHIM_ASAN
 #include <sanitizer/asan_interface.h>
 extern "C" void __sanitizer_start_switch_fiber(void **, const void *, size_t);

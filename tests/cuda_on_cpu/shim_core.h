@@ -7,6 +7,14 @@
 #include "shim.h"
 #include "shim_control.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define SHIM_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SHIM_ASAN 1
+#endif
+#endif
+
 enum { SHIM_WARP = 32, SHIM_THREADS_MAX = 1024, SHIM_COPIES_MAX = 512 };
 
 enum shim_state { SHIM_READY, SHIM_AT_BARRIER, SHIM_AT_COLLECTIVE, SHIM_EXITED };
