@@ -10,6 +10,7 @@
  *              child, this command with --case and --mode, which does not survive it: on a card the
  *              context is lost, on the CPU (the same kernel source, thread by thread) the process
  *   skip       as always: the id is skipped and counted, the result is right, the next one too */
+#include "engine.h"
 #include "jsonout.h"
 #include "ops.h"
 #include "sample.h"
@@ -41,18 +42,13 @@ struct finding {
 static enum mll_status open_exec(struct mll_exec **ex, const struct args *args, bool trap,
                                  struct mll_error *err)
 {
-    size_t scratch = (size_t)8 << 20;
-    struct exec_cuda_options options = {.debug_bounds = trap};
-    const char *device = args->device ? args->device : "auto";
-    bool cuda = strncmp(device, "cuda", 4) == 0;
-    if (strncmp(device, "cuda:", 5) == 0)
-        options.device = atoi(device + 5);
-    if (cuda || (strcmp(device, "auto") == 0 && exec_cuda_devices() > 0))
-        return exec_open_cuda(ex, &options, scratch, err);
-    MLL_TRY(exec_open_cpu(ex, args->threads, MLL_ISA_AUTO, false, scratch, err));
-    if (trap)
-        exec_trap_bounds(*ex);
-    return MLL_OK;
+    struct mll_options options = {
+        .device = args->device, .threads = args->threads, .debug_bounds = trap};
+    MLL_TRY(plan_open_exec(ex, &options, NULL, err));
+    enum mll_status status = exec_reserve(*ex, (size_t)8 << 20, err);
+    if (status != MLL_OK)
+        exec_close(*ex);
+    return status;
 }
 
 static float score_of(int id)

@@ -1,7 +1,6 @@
 /* model.c - which model, with which options: --model, LLAMA_MODEL_PATH, the Hugging Face cache, the
  * embedded default. */
 #include "hub.h"
-#include "hub.h"
 #include "tool.h"
 
 #include <limits.h>
@@ -53,18 +52,6 @@ static const char *wanted_model(const struct args *args)
     return !by_flag && own_from_file && shared && !from_file ? shared : args->model;
 }
 
-/* A name that is no path here is looked up in the local Hugging Face cache. */
-static enum mll_status find_cached(char out[PATH_MAX], const char *name, const struct args *args,
-                                   struct mll_error *err)
-{
-    char hub[PATH_MAX];
-    MLL_TRY(hub_directory(hub, sizeof hub, env_get(args->env, "HF_HUB_CACHE", NULL),
-                          env_get(args->env, "HF_HOME", NULL),
-                          env_get(args->env, "XDG_CACHE_HOME", NULL),
-                          env_get(args->env, "HOME", NULL), err));
-    return hub_resolve(out, PATH_MAX, name, hub, err);
-}
-
 /* A directory stays as it is; ORG/NAME[@revision] that is none is looked up in the cache. */
 static enum mll_status resolve_name(char out[PATH_MAX], const char *name, const struct args *args,
                                     struct mll_error *err)
@@ -93,11 +80,6 @@ enum mll_status model_resolve(struct tool_model *model, const struct args *args,
     const char *name = wanted_model(args);
     if (!name && found != MLL_OK)
         return find_embedded(embedded, err);
-    char cached[PATH_MAX];
-    if (name && access(name, F_OK) != 0 && hub_is_name(name)) {
-        MLL_TRY(find_cached(cached, name, args, err));
-        name = cached;
-    }
     char path[PATH_MAX];
     if (name)
         MLL_TRY(resolve_name(path, name, args, err));
