@@ -143,11 +143,6 @@ static void *slab_take(struct slab *s, size_t bytes)
     return p;
 }
 
-static bool is_quantised(const struct weights_entry *e)
-{
-    return e->linear && e->layer >= 0 && strncmp(e->name, "language_model.", 15) == 0;
-}
-
 /* The absmax of a 4-bit matrix lie around 1/32: plain, or 256 equal steps times 1/32. */
 static void make_blocks(struct mat *m, struct slab *s, const struct patterns *p, bool nested)
 {
@@ -221,7 +216,7 @@ static void make_all(struct weights *w, struct slab *s, const struct cfg *cfg,
         if (m->rows == 1)
             make_vector(m, s);
         else
-            make_matrix(m, s, p, is_quantised(&e) ? quant : QUANTISE_NONE);
+            make_matrix(m, s, p, quantise_selects(&e, NULL, 0) ? quant : QUANTISE_NONE);
     }
 }
 

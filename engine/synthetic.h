@@ -12,9 +12,9 @@ enum mll_status synthetic_config(struct cfg *cfg, const char *name, struct mll_e
 const char *synthetic_names(void);
 
 /* Weights of that configuration, in one allocation that *weights owns: norms and gates are ones;
- * matrices are random numbers of a size that keeps activations in range, bf16, or in the decoder's
- * layers as quant says: "nf4", "nf4-dq" (double-quantised) or "int8" (NULL: bf16). The numbers
- * repeat every two megabytes; the memory behind them does not. */
+ * matrices are random numbers of a size that keeps activations in range, bf16, or those that
+ * quantise_selects names as quant says: "nf4", "nf4-dq" (double-quantised) or "int8" (NULL: bf16).
+ * The numbers repeat every two megabytes; the memory behind them does not. */
 enum mll_status synthetic_weights(struct weights **weights, const struct cfg *cfg,
                                   const char *quant, struct mll_error *err);
 

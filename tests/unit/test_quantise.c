@@ -4,6 +4,7 @@
 #include "quant_state.h"
 #include "quantise.h"
 #include "safetensors.h"
+#include "synthetic.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -168,4 +169,29 @@ Test(quantise, patterns_are_whole_words_of_a_module)
     cr_expect(quantise_selects(&e, NULL, 0));
     e.linear = false;
     cr_expect_not(quantise_selects(&e, NULL, 0));
+}
+
+/* What is made up, described and measured (bench, plan) is what quantize and --quant make. */
+Test(quantise, made_up_weights_follow_the_same_rule)
+{
+    static const char *const plain[] = {"vision_model.", "multi_modal_projector.", "cross_attn.",
+                                        "lm_head.", "embed_tokens."};
+    struct cfg cfg;
+    struct weights *made, *planned;
+    cr_assert_eq(synthetic_config(&cfg, "1b", NULL), MLL_OK);
+    cfg.text.vocab_size = 64;
+    cfg.text.hidden_size = cfg.text.intermediate_size = 64 * cfg.text.heads;
+    cr_assert_eq(synthetic_weights(&made, &cfg, "nf4-dq", NULL), MLL_OK);
+    cr_assert_eq(weights_alloc(&planned, &cfg, MLL_DTYPE_BF16, NULL), MLL_OK);
+    quantise_describe(planned, &cfg, QUANTISE_NF4_DOUBLE);
+    for (struct weights_entry e = {0}; weights_next(&e, &cfg);) {
+        const struct mat *m = weights_field(made, &e), *p = weights_field(planned, &e);
+        bool coded = m->rows > 1;
+        for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+            coded = coded && strstr(e.name, plain[i]) == NULL;
+        cr_expect_eq(m->dtype == MLL_DTYPE_Q4, coded, "%s", e.name);
+        cr_expect(m->rows == 1 || weights_mat_bytes(m) == weights_mat_bytes(p), "%s", e.name);
+    }
+    weights_free(made);
+    weights_free(planned);
 }
