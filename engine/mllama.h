@@ -254,7 +254,8 @@ MLL_API enum mll_status mll_plan(const struct mll_options *options, struct mll_m
 /* Writes src, a directory of plain weights, as a new directory dst of quantised ones that this
  * library and transformers with bitsandbytes load. Modules of which a pattern names whole words
  * ("lm_head", "layers.3", "mlp.gate_proj") stay as they are; n_skip 0: the default ones
- * (docs/SPEED.md). dst appears when it is complete; it must not exist. */
+ * (docs/SPEED.md). dst appears when it is complete; it must not exist. Until then all is in
+ * dst.quantize.tmp, which is deleted on failure; what a killed process left of it is used again. */
 struct mll_quantize {
     const char *type; /* "nf4", "nf4-dq", "int8" */
     const char *const *skip;

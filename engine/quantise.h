@@ -44,6 +44,8 @@ enum mll_status quantise_mat(struct weights *owner, struct mat *m, const char *n
 /* Replaces the selected weights of a model that was loaded, in memory: --quant. */
 enum mll_status quantise_weights(struct weights *weights, const struct cfg *cfg,
                                  enum quantise_type type, int threads, struct mll_error *err);
+/* What weights_mat_bytes would say of a plain m in that type. */
+size_t quantise_bytes(const struct mat *m, enum quantise_type type);
 /* Makes the selected mats describe what they would be, their data as it is: to plan by. */
 void quantise_describe(struct weights *weights, const struct cfg *cfg, enum quantise_type type);
 

@@ -1,8 +1,9 @@
 /* quantise_dir.c - mll_quantize: a checkpoint into one that bitsandbytes would have saved.
  *
- * Everything goes to DST.PID.tmp beside DST, which gets its name last; on any failure it is
- * deleted. Shards keep their names, other files of the directory are copied. config.json gets
- * transformers' quantization_config, with the modules that stay as they are in
+ * Everything goes to DST.quantize.tmp beside DST, which gets its name last; on any failure it is
+ * deleted. It is locked while it is written: one that nobody holds is of a run that was killed, and
+ * is emptied and used again. Shards keep their names, other files of the directory are copied.
+ * config.json gets transformers' quantization_config, with the modules that stay as they are in
  * llm_int8_skip_modules, under the names that every transformers since 4.45 knows them by. */
 #include "quantise_file.h"
 
@@ -15,7 +16,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 struct dir_job {
@@ -23,6 +26,7 @@ struct dir_job {
     struct cfg cfg;
     const char *src, *dst;
     char tmp[PATH_MAX - 300];
+    int lock; /* tmp, open and locked */
 };
 
 static enum mll_status cannot(const char *what, const char *path, struct mll_error *err)
@@ -217,8 +221,6 @@ static enum mll_status write_weights(struct dir_job *j, struct mll_error *err)
     int files = 0;
     enum mll_status status = MLL_OK;
     json_t *map = json_object();
-    for (size_t i = 0; i < ckpt_count(ckpt); i++)
-        j->q.total += (uint64_t)ckpt_at(ckpt, i)->size;
     for (size_t i = 0; status == MLL_OK && i < ckpt_count(ckpt); i++) {
         const char *file = ckpt_file_name(ckpt, ckpt_at(ckpt, i));
         if (strcmp(file, last) == 0)
@@ -246,17 +248,13 @@ static enum mll_status write_directory(struct dir_job *j, struct mll_error *err)
     MLL_TRY(write_weights(j, err));
     MLL_TRY(write_config(j, err));
     MLL_TRY(copy_files(j, err));
-    int dir = open(j->tmp, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir >= 0) {
-        fsync(dir);
-        close(dir);
-    }
+    fsync(j->lock); /* some file systems cannot; the files themselves are safe */
     if (rename(j->tmp, j->dst) != 0)
         return cannot("give the name to what was written", j->dst, err);
     return MLL_OK;
 }
 
-static void remove_directory(const char *path)
+static void empty_directory(const char *path)
 {
     char file[PATH_MAX];
     DIR *dir = opendir(path);
@@ -265,7 +263,42 @@ static void remove_directory(const char *path)
             unlink(join(file, path, e->d_name));
     if (dir != NULL)
         closedir(dir);
-    rmdir(path);
+}
+
+/* Makes tmp, or takes over what a killed run left of it. */
+static enum mll_status claim(struct dir_job *j, struct mll_error *err)
+{
+    struct stat held, named;
+    if (mkdir(j->tmp, 0777) != 0 && errno != EEXIST)
+        return cannot("create", j->tmp, err);
+    int dir = open(j->tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir < 0)
+        return cannot("open", j->tmp, err);
+    bool busy = flock(dir, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    /* Whoever held it may just have given it its last name: what we hold is no longer tmp. */
+    if (busy || fstat(dir, &held) != 0 || stat(j->tmp, &named) != 0 ||
+        held.st_ino != named.st_ino || held.st_dev != named.st_dev) {
+        close(dir);
+        return mll_fail(err, MLL_ERR_CANNOT_CREATE, "%.300s: another process is writing it",
+                        j->tmp);
+    }
+    j->lock = dir;
+    empty_directory(j->tmp);
+    return MLL_OK;
+}
+
+/* Better now than after minutes; other processes may still fill the disk. */
+static enum mll_status check_room(const struct dir_job *j, struct mll_error *err)
+{
+    struct statvfs disk;
+    if (statvfs(j->tmp, &disk) != 0 || disk.f_blocks == 0)
+        return MLL_OK;
+    uint64_t left = (uint64_t)disk.f_bavail * disk.f_frsize;
+    if (left >= j->q.to_write)
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_IO, "%.300s: needs %llu bytes (%.2f GiB), %llu are free", j->dst,
+                    (unsigned long long)j->q.to_write, (double)j->q.to_write / 0x1p30,
+                    (unsigned long long)left);
 }
 
 static enum mll_status open_source(struct dir_job *j, struct mll_error *err)
@@ -288,16 +321,19 @@ static enum mll_status create(struct dir_job *j, struct mll_error *err)
         n--;
     if (n + 32 > sizeof j->tmp)
         return mll_fail(err, MLL_ERR_CANNOT_CREATE, "a path of %zu bytes", n);
-    snprintf(j->tmp, sizeof j->tmp, "%.*s.%ld.tmp", (int)n, j->dst, (long)getpid());
+    snprintf(j->tmp, sizeof j->tmp, "%.*s.quantize.tmp", (int)n, j->dst);
     if (lstat(j->dst, &info) == 0)
         return mll_fail(err, MLL_ERR_CANNOT_CREATE, "%.300s: expected a new directory, it exists",
                         j->dst);
-    remove_directory(j->tmp); /* of a dead process that had this id */
-    if (mkdir(j->tmp, 0777) != 0)
-        return cannot("create", j->tmp, err);
-    enum mll_status status = write_directory(j, err);
-    if (status != MLL_OK)
-        remove_directory(j->tmp);
+    MLL_TRY(claim(j, err));
+    enum mll_status status = check_room(j, err);
+    if (status == MLL_OK)
+        status = write_directory(j, err);
+    if (status != MLL_OK) {
+        empty_directory(j->tmp);
+        rmdir(j->tmp);
+    }
+    close(j->lock);
     return status;
 }
 

@@ -42,6 +42,7 @@ enum mll_status quantise_pick(struct quantise_job *job, const struct cfg *cfg,
                               struct mll_error *err)
 {
     const struct mll_quantize *o = job->options;
+    const struct ckpt *ckpt = job->weights->ckpt;
     struct weights_entry e = {0};
     size_t n = 0;
     while (weights_next(&e, cfg))
@@ -49,10 +50,17 @@ enum mll_status quantise_pick(struct quantise_job *job, const struct cfg *cfg,
     job->picks = calloc(n + 1, sizeof *job->picks);
     if (job->picks == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "out of memory");
-    for (e = (struct weights_entry){0}; weights_next(&e, cfg);)
-        if (quantise_selects(&e, o->n_skip > 0 ? o->skip : NULL, o->n_skip))
-            job->picks[job->n_picks++] = (struct quantise_pick){
-                weights_find(&e, job->weights->ckpt), weights_field(job->weights, &e)};
+    for (size_t i = 0; i < ckpt_count(ckpt); i++)
+        job->total += (uint64_t)ckpt_at(ckpt, i)->size;
+    job->to_write = job->total;
+    for (e = (struct weights_entry){0}; weights_next(&e, cfg);) {
+        if (!quantise_selects(&e, o->n_skip > 0 ? o->skip : NULL, o->n_skip))
+            continue;
+        struct quantise_pick *p = &job->picks[job->n_picks++];
+        *p = (struct quantise_pick){weights_find(&e, ckpt), weights_field(job->weights, &e)};
+        job->to_write += quantise_bytes(p->mat, job->type);
+        job->to_write -= (uint64_t)p->tensor->size;
+    }
     qsort(job->picks, job->n_picks, sizeof *job->picks, by_tensor);
     return MLL_OK;
 }
@@ -148,12 +156,25 @@ static enum mll_status put_next(struct output *out, const void *data, size_t siz
     return MLL_OK;
 }
 
-static enum mll_status put_plain(struct output *out, const struct st_tensor *t,
-                                 struct mll_error *err)
+/* Counts what was read of t and asks whether to go on. */
+static enum mll_status advance(struct quantise_job *job, const struct st_tensor *t, int64_t bytes,
+                               struct mll_error *err)
+{
+    const struct mll_quantize *o = job->options;
+    job->done += (uint64_t)bytes;
+    if (o->on_progress == NULL || o->on_progress(o->user, t->name, job->done, job->total))
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_CANCELLED, "stopped after %llu of %llu bytes",
+                    (unsigned long long)job->done, (unsigned long long)job->total);
+}
+
+static enum mll_status put_plain(struct output *out, struct quantise_job *job,
+                                 const struct st_tensor *t, struct mll_error *err)
 {
     for (int64_t at = 0; at < t->size; at += COPY_BYTES) {
         size_t n = t->size - at < COPY_BYTES ? (size_t)(t->size - at) : COPY_BYTES;
         MLL_TRY(put(out, (const char *)t->data + at, at, n, err));
+        MLL_TRY(advance(job, t, (int64_t)n, err));
     }
     out->i++;
     return MLL_OK;
@@ -196,7 +217,7 @@ static enum mll_status put_nf4(struct output *out, const struct mat *m, enum mll
     return put_next(out, text, STATE_BYTES, err);
 }
 
-static enum mll_status put_quantised(struct output *out, const struct quantise_job *job,
+static enum mll_status put_quantised(struct output *out, struct quantise_job *job,
                                      const struct item *item, struct mll_error *err)
 {
     struct weights owner = {0};
@@ -207,26 +228,21 @@ static enum mll_status put_quantised(struct output *out, const struct quantise_j
     if (status == MLL_OK)
         status = m.dtype == MLL_DTYPE_I8 ? put_int8(out, &m, err) : put_nf4(out, &m, from, err);
     weights_quant_free(&owner);
-    return status;
+    return status == MLL_OK ? advance(job, item->from, item->from->size, err) : status;
 }
 
 static enum mll_status write_items(struct quantise_job *job, struct output *out,
                                    const struct layout *l, struct mll_error *err)
 {
     const struct ckpt *ckpt = job->weights->ckpt;
-    const struct mll_quantize *o = job->options;
     while (out->i < l->n) {
         const struct item *item = &l->items[out->i];
         MLL_TRY(ckpt_check_unchanged(ckpt, err));
         if (item->part == PLAIN)
-            MLL_TRY(put_plain(out, item->from, err));
+            MLL_TRY(put_plain(out, job, item->from, err));
         else
             MLL_TRY(put_quantised(out, job, item, err));
         st_forget(ckpt_file(ckpt, item->from), item->from);
-        job->done += (uint64_t)item->from->size;
-        if (o->on_progress && !o->on_progress(o->user, item->from->name, job->done, job->total))
-            return mll_fail(err, MLL_ERR_CANCELLED, "stopped after %llu of %llu bytes",
-                            (unsigned long long)job->done, (unsigned long long)job->total);
     }
     return MLL_OK;
 }

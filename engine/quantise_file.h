@@ -18,9 +18,10 @@ struct quantise_job {
     struct quantise_pick *picks; /* what is quantised, by tensor; owned */
     size_t n_picks;
     uint64_t done, total; /* bytes of the source */
+    uint64_t to_write;    /* bytes of the new tensors */
 };
 
-/* Fills in the picks: freed by the caller. */
+/* Fills in the picks, which the caller frees, total and to_write. */
 enum mll_status quantise_pick(struct quantise_job *job, const struct cfg *cfg,
                               struct mll_error *err);
 /* Writes every tensor of the source's file, quantised or as it is, to path. */

@@ -131,19 +131,30 @@ enum mll_status quantise_weights(struct weights *weights, const struct cfg *cfg,
     return MLL_OK;
 }
 
-void quantise_describe(struct weights *weights, const struct cfg *cfg, enum quantise_type type)
+static void describe(struct mat *m, enum quantise_type type)
 {
     static const float one = 1;
     static const uint8_t code = 0;
     static const struct mat_blocks plain = {.absmax = &one, .block = QUANTISE_BLOCK};
     static const struct mat_blocks nested = {.codes = &code, .block = QUANTISE_BLOCK};
+    m->dtype = type == QUANTISE_INT8 ? MLL_DTYPE_I8 : MLL_DTYPE_Q4;
+    m->scale = type == QUANTISE_INT8 ? &one : NULL;
+    m->blocks = type == QUANTISE_INT8 ? NULL : type == QUANTISE_NF4 ? &plain : &nested;
+}
+
+size_t quantise_bytes(const struct mat *m, enum quantise_type type)
+{
+    struct mat copy = *m;
+    describe(&copy, type);
+    return weights_mat_bytes(&copy);
+}
+
+void quantise_describe(struct weights *weights, const struct cfg *cfg, enum quantise_type type)
+{
     struct weights_entry e = {0};
     while (type != QUANTISE_NONE && weights_next(&e, cfg)) {
         struct mat *m = weights_field(weights, &e);
-        if (!quantise_selects(&e, NULL, 0) || !is_plain(m))
-            continue;
-        m->dtype = type == QUANTISE_INT8 ? MLL_DTYPE_I8 : MLL_DTYPE_Q4;
-        m->scale = type == QUANTISE_INT8 ? &one : NULL;
-        m->blocks = type == QUANTISE_INT8 ? NULL : type == QUANTISE_NF4 ? &plain : &nested;
+        if (quantise_selects(&e, NULL, 0) && is_plain(m))
+            describe(m, type);
     }
 }

@@ -196,7 +196,7 @@ static enum mll_status run_test(struct run *r, const struct test *t, struct mll_
 {
     double seconds, bytes = (double)bytes_per_token(r->engine, r->image.rgb != NULL);
     struct progress progress;
-    progress_start(&progress);
+    progress_start(&progress, "repetitions");
     MLL_TRY(repeat(r, t, &seconds, err)); /* brings weights and buffers into memory */
     for (int i = 0; i < r->args->repetitions; i++) {
         char name[32];

@@ -131,7 +131,7 @@ static enum mll_status do_all(struct batch *batch, struct tally *tally, const ch
     struct progress progress;
     size_t total = count_lines(text), done = 0, number = 0;
     enum mll_status status = MLL_OK;
-    progress_start(&progress);
+    progress_start(&progress, "documents");
     for (char *next = text, *line; status == MLL_OK && (line = strsep(&next, "\n")) != NULL;) {
         json_error_t why;
         number++;

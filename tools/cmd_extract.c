@@ -97,7 +97,7 @@ static enum mll_status do_all(struct batch *batch, struct sink *sink, const stru
 {
     struct progress progress;
     enum mll_status status = MLL_OK;
-    progress_start(&progress);
+    progress_start(&progress, "documents");
     for (size_t i = 0; i < list->n && status == MLL_OK; i++) {
         enum jnl_state state;
         bool recorded;

@@ -51,7 +51,7 @@ int cmd_quantize(const struct args *args)
         .user = &q,
     };
     double start = tool_seconds();
-    progress_start(&q.progress);
+    progress_start(&q.progress, "MiB");
     enum mll_status status = mll_quantize(model.path, args->operands[1], &options, &err);
     progress_clear(&q.progress);
     if (status == MLL_ERR_CANCELLED && signals_exit_code() != 0)

@@ -38,6 +38,7 @@ void signals_install(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the shell's limit: the write fails instead */
     signal(SIGBUS, handle_bus);
 }
 

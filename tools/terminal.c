@@ -73,9 +73,9 @@ double tool_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-void progress_start(struct progress *p)
+void progress_start(struct progress *p, const char *unit)
 {
-    *p = (struct progress){.active = isatty(STDERR_FILENO), .start = tool_seconds()};
+    *p = (struct progress){.active = isatty(STDERR_FILENO), .unit = unit, .start = tool_seconds()};
 }
 
 void progress_show(struct progress *p, size_t done, size_t total, size_t n_failed,
@@ -92,7 +92,7 @@ void progress_show(struct progress *p, size_t done, size_t total, size_t n_faile
         snprintf(left, sizeof left, "  %ld:%02ld left", s / 60, s % 60);
     }
     const char *base = strrchr(label, '/');
-    fprintf(stderr, "\r\033[K[%zu/%zu]  %.2f documents/s%s", done, total, rate, left);
+    fprintf(stderr, "\r\033[K[%zu/%zu]  %.2f %s/s%s", done, total, rate, p->unit, left);
     if (n_failed > 0)
         fprintf(stderr, "  %zu failed", n_failed);
     fprintf(stderr, "  %.40s", base ? base + 1 : label);

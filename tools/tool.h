@@ -36,9 +36,10 @@ enum mll_status tool_read_stdin(char **text, struct mll_error *err);
 /* A line on stderr that is rewritten while work goes on; only on a terminal. */
 struct progress {
     bool active;
+    const char *unit; /* "documents" */
     double start, last; /* seconds, monotonic */
 };
-void progress_start(struct progress *p);
+void progress_start(struct progress *p, const char *unit);
 /* done of total items, n_failed among them; label is what is worked on now. */
 void progress_show(struct progress *p, size_t done, size_t total, size_t n_failed,
                    const char *label);
@@ -48,7 +49,7 @@ double tool_seconds(void); /* monotonic */
 /* ---- signals (signals.c) ---- */
 
 /* SIGINT and SIGTERM cancel the session that runs and are remembered; a second one ends the process
- * at once. SIGPIPE is ignored: the write fails instead. */
+ * at once. SIGPIPE and SIGXFSZ are ignored: the write fails instead. */
 void signals_install(void);
 void signals_watch(struct mll_session *session); /* NULL: none runs */
 /* 0, or the exit code of the signal that came: 130, 143. */

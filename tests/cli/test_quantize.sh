@@ -1,8 +1,10 @@
 #!/bin/sh
-# test_quantize.sh MLLAMA SOURCE - quantize, and --quant, which does the same while loading.
+# test_quantize.sh MLLAMA SOURCE MAKE_CHECKPOINT - quantize, and --quant, which does the same while
+# loading.
 set -u
 MLLAMA=$1
 SOURCE=$2
+MAKE_CHECKPOINT=$3
 . "$SOURCE/tests/cli/checks.sh"
 MODEL=$SOURCE/models/receipts-tiny
 PAGE=$SOURCE/models/samples/receipt-3974-0000.png
@@ -13,7 +15,7 @@ hash_of() { # ARGS...: the hash of the logits of one request
 }
 same() { [ -n "$1" ] && [ "$1" = "$2" ]; }
 differ() { [ -n "$1" ] && [ -n "$2" ] && [ "$1" != "$2" ]; }
-is_alone() { [ -z "$(find . -name '*.tmp')" ] && [ ! -e "$1" ]; }
+is_alone() { [ -z "$(find . -name '*.tmp*')" ] && [ ! -e "$1" ]; }
 
 plain=$(hash_of -m "$MODEL")
 for type in nf4 nf4-dq int8; do
@@ -54,4 +56,59 @@ tr '\0' '\377' </dev/zero | dd of=damaged/model.safetensors bs=64k seek=8 count=
 check "NaN is refused" run 65 quantize damaged x --nf4
 check "by name" says "weight_nan"
 check "nothing half written is left" is_alone x
+
+# Interrupted: 2.5 GB of zeros on no disk space are quantised for a second or more.
+mkdir big
+cp "$SOURCE/bench/configs/decoder-1b/config.json" big
+"$MAKE_CHECKPOINT" big big/model.safetensors
+start_big() { # ends when the new weights are being written
+    "$MLLAMA" quantize big x --nf4 >out 2>err &
+    pid=$!
+    until [ -n "$(find x.quantize.tmp -name '*.tmp' 2>/dev/null)" ] || ! kill -0 $pid; do sleep 0.01; done
+}
+ends_with() { # SIGNAL CODE
+    kill -"$1" $pid
+    wait $pid 2>/dev/null
+    [ $? -eq "$2" ]
+}
+for signal in "INT 130" "TERM 143"; do
+    start_big
+    check "SIG$signal" ends_with $signal
+    check "leaves nothing" is_alone x
+done
+start_big
+check "another process is not disturbed" run 73 quantize "$MODEL" x --nf4
+check "and named" says "another process is writing it"
+check "SIGKILL" ends_with KILL 137
+check "leaves no directory of that name" [ ! -e x ]
+check "but a temporary one" [ -d x.quantize.tmp ]
+check "which the next run takes over" run 0 quantize "$MODEL" x --nf4
+check "nothing of the first is left" [ "$(ls x)" = "$(ls nf4)" ]
+check "nor beside it" [ ! -e x.quantize.tmp ]
+
+# Where it cannot be written.
+limited() { (ulimit -f 100 && run 74 quantize "$MODEL" y --nf4); }
+check "a file that may not grow" limited
+check "the reason is named" says "File too large"
+check "nothing is left of it" is_alone y
+mkdir disk
+on_disk() { # OPTIONS CODE: quantize to a file system of its own
+    unshare -rm sh -c "mount -t tmpfs -o $1 none disk && \"\$0\" quantize \"\$1\" disk/y --nf4; echo \$? >code
+        ls -A disk" "$MLLAMA" "$MODEL" >out 2>err
+    [ "$(cat code)" -eq "$2" ] && [ ! -s out ]
+}
+if unshare -rm mount -t tmpfs none disk 2>/dev/null; then
+    check "a small disk, nothing left" on_disk size=4m 74
+    check "both sizes are told" grep -Eq 'needs [0-9]+ bytes .*, 4194304 are free' err
+    check "a disk that may not be written" on_disk ro 73
+    check "is said" grep -q 'Read-only file system' err
+fi
+
+# Progress: on a terminal only.
+check "no terminal" run 0 quantize "$MODEL" piped --int8
+check "one line at the end" [ "$(wc -l <err)" -eq 1 ]
+if command -v script >/dev/null; then
+    script -qec "'$MLLAMA' quantize '$MODEL' z --int8" log </dev/null >terminal
+    check "a terminal sees the rate and what is left" grep -q 'MiB/s  0:00 left' terminal
+fi
 finish
