@@ -36,7 +36,7 @@ enum mll_status tool_read_stdin(char **text, struct mll_error *err);
 /* A line on stderr that is rewritten while work goes on; only on a terminal. */
 struct progress {
     bool active;
-    const char *unit; /* "documents" */
+    const char *unit;   /* "documents" */
     double start, last; /* seconds, monotonic */
 };
 void progress_start(struct progress *p, const char *unit);
