@@ -209,7 +209,7 @@ static inline struct mll_exec *op_each_exec(struct mll_exec *ex, size_t scratch)
 {
     static const enum mll_isa isas[] = {MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512};
     static const int threads[] = {1, 2, 3, 7};
-#ifdef MLL_SHIM
+#if defined(MLL_SHIM) || defined(MLL_GPU_TESTS)
     enum { ISAS = 1, THREADS = 1 };
 #else
     enum { ISAS = 3, THREADS = 4 };
