@@ -1,12 +1,13 @@
 /* bench_ops.c - mllama bench ops: single ops at the shapes of the 11B and 90B.
  *
- * A case is first compared with the plain C form (a GPU's with the CPU's), then timed cold (on copies of its weights or keys
- * in turn, 256 MB of them, so that caches do not help) and warm (on one copy). Beside the times:
- * the bytes that must be moved, the operations that must be done, and what share they are of what
- * this machine gives: read_gb_s, a read of 2 GB by the same threads behind the case (on a GPU, an
- * addition of long vectors, which reads two and writes one), and the roofline, the larger of
- * bytes / read rate and operations / peak rate over the time. The peak rate is that of a loop of
- * float32 multiply-adds in registers (on a GPU, what its maker states for fp16). */
+ * A case is first compared with the plain C form, on a GPU with the CPU's, then timed cold (on
+ * copies of its weights or keys in turn, 256 MB of them, so that caches do not help) and warm (on
+ * one copy). Beside the times: the bytes that must be moved, the operations that must be done, and
+ * what share they are of what this machine gives: read_gb_s, a read of 2 GB by the same threads
+ * behind the case (on a GPU, an addition of long vectors, which reads two and writes one), and the
+ * roofline, the larger of bytes / read rate and operations / peak rate over the time. The peak rate
+ * is that of a loop of float32 multiply-adds in registers (on a GPU, what its maker states for
+ * fp16). */
 #include "bench.h"
 #include "bench_tool.h"
 #include "op_case.h"
