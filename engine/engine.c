@@ -152,8 +152,9 @@ static enum mll_status load_weights(struct mll_engine *e, struct mll_error *err)
     const struct mll_options *o = &e->options;
     enum quantise_type type;
     MLL_TRY(quantise_type_of(&type, o->quant, err));
+    bool gpu = (o->device == NULL || strcmp(o->device, "cpu") != 0) && exec_cuda_devices() > 0;
     if (o->synthetic != NULL)
-        return synthetic_weights(&e->weights, &e->cfg, o->quant, err);
+        return synthetic_weights(&e->weights, &e->cfg, o->quant, gpu, err);
     MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
     MLL_TRY(quantise_weights(e->weights, &e->cfg, type, o->threads, err));
     if (o->reference != MLL_REFERENCE_META)

@@ -2,7 +2,8 @@
  *
  * Sizes: the config.json of Llama-3.2-{11B,90B}-Vision and of Llama-3.2-1B. One anonymous mapping
  * holds every tensor at an aligned place; a page of random bytes is copied over it, so that
- * building an 11B takes seconds, and its memory is as distinct as a real model's. */
+ * building an 11B takes seconds, and its memory is as distinct as a real model's. For a GPU, which
+ * gets copies, one matrix serves all. */
 #include "synthetic.h"
 #include "quant_state.h"
 #include "quantise.h"
@@ -130,10 +131,16 @@ static void copy_pattern(void *to, const void *pattern, size_t bytes)
         memcpy((char *)to + at, pattern, bytes - at < PATTERN ? bytes - at : PATTERN);
 }
 
-/* Hands out aligned parts of the mapping; with base NULL it only counts. */
+/* What the elements of a matrix are. */
+enum content { NUMBERS, CODES, CONTENTS };
+
+/* Hands out aligned parts of the mapping; with base NULL it only counts. shared: matrices of one
+ * content all begin at the same place, behind everything else. */
 struct slab {
     char *base;
     size_t used;
+    bool shared;
+    size_t most[CONTENTS], place[CONTENTS];
 };
 
 static void *slab_take(struct slab *s, size_t bytes)
@@ -141,6 +148,25 @@ static void *slab_take(struct slab *s, size_t bytes)
     void *p = s->base ? s->base + s->used : NULL;
     s->used += (bytes + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN;
     return p;
+}
+
+static const void *pattern_of(const struct patterns *p, enum content content)
+{
+    return content == NUMBERS ? (const void *)p->numbers : p->bytes;
+}
+
+/* The elements of a matrix. */
+static void *slab_matrix(struct slab *s, const struct patterns *p, enum content content,
+                         size_t bytes)
+{
+    if (bytes > s->most[content])
+        s->most[content] = bytes;
+    if (s->shared)
+        return s->base ? s->base + s->place[content] : NULL;
+    void *data = slab_take(s, bytes);
+    if (data != NULL)
+        copy_pattern(data, pattern_of(p, content), bytes);
+    return data;
 }
 
 /* The absmax of a 4-bit matrix lie around 1/32: plain, or 256 equal steps times 1/32. */
@@ -180,17 +206,13 @@ static void make_matrix(struct mat *m, struct slab *s, const struct patterns *p,
                : quant == QUANTISE_INT8 ? MLL_DTYPE_I8
                                         : MLL_DTYPE_Q4;
     size_t bytes = m->dtype == MLL_DTYPE_BF16 ? 2 * n : m->dtype == MLL_DTYPE_I8 ? n : (n + 1) / 2;
-    void *data = slab_take(s, bytes);
+    void *data = slab_matrix(s, p, m->dtype == MLL_DTYPE_BF16 ? NUMBERS : CODES, bytes);
     float *scale = slab_take(s, m->dtype == MLL_DTYPE_I8 ? (size_t)m->rows * sizeof *scale : 0);
     if (m->dtype == MLL_DTYPE_Q4)
         make_blocks(m, s, p, quant == QUANTISE_NF4_DOUBLE);
     if (s->base == NULL)
         return;
     m->data = data;
-    if (m->dtype == MLL_DTYPE_BF16)
-        copy_pattern(data, p->numbers, bytes);
-    else
-        copy_pattern(data, p->bytes, bytes);
     if (m->dtype == MLL_DTYPE_I8) {
         for (int r = 0; r < m->rows; r++)
             scale[r] = (1.0f + (float)(r % 17) / 16) / 32;
@@ -246,29 +268,37 @@ enum mll_status synthetic_matrix(struct mat *m, void **memory, int rows, int col
 }
 
 enum mll_status synthetic_weights(struct weights **weights, const struct cfg *cfg,
-                                  const char *quant, struct mll_error *err)
+                                  const char *quant, bool shared, struct mll_error *err)
 {
     *weights = NULL;
     enum quantise_type type;
     MLL_TRY(quantise_type_of(&type, quant, err));
     struct weights *w;
     MLL_TRY(weights_alloc(&w, cfg, MLL_DTYPE_NONE, err));
-    struct slab slab = {0};
+    struct slab slab = {.shared = shared};
     make_all(w, &slab, cfg, NULL, type);
+    for (int i = 0; i < CONTENTS && shared; i++) {
+        slab.place[i] = slab.used;
+        slab_take(&slab, slab.most[i]);
+    }
+    size_t bytes = slab.used;
     struct patterns *p = malloc(sizeof *p);
     void *base = p == NULL ? MAP_FAILED
-                           : mmap(NULL, slab.used, PROT_READ | PROT_WRITE,
+                           : mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
         free(p);
         weights_free(w);
-        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu bytes of weights", slab.used);
+        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %zu bytes of weights", bytes);
     }
-    madvise(base, slab.used, MADV_HUGEPAGE);
+    madvise(base, bytes, MADV_HUGEPAGE);
     w->mapping = base;
-    w->mapping_bytes = slab.used;
-    slab = (struct slab){.base = base};
+    w->mapping_bytes = bytes;
+    slab.base = base;
+    slab.used = 0;
     fill_patterns(p);
+    for (int i = 0; i < CONTENTS && shared; i++)
+        copy_pattern(slab.base + slab.place[i], pattern_of(p, (enum content)i), slab.most[i]);
     make_all(w, &slab, cfg, p, type);
     free(p);
     *weights = w;

@@ -14,9 +14,10 @@ const char *synthetic_names(void);
 /* Weights of that configuration, in one allocation that *weights owns: norms and gates are ones;
  * matrices are random numbers of a size that keeps activations in range, bf16, or those that
  * quantise_selects names as quant says: "nf4", "nf4-dq" (double-quantised) or "int8" (NULL: bf16).
- * The numbers repeat every two megabytes; the memory behind them does not. */
+ * The numbers repeat every two megabytes; the memory behind them does not, unless shared: then all
+ * matrices lie in the same memory, for a device that copies them anyway and should not wait. */
 enum mll_status synthetic_weights(struct weights **weights, const struct cfg *cfg,
-                                  const char *quant, struct mll_error *err);
+                                  const char *quant, bool shared, struct mll_error *err);
 
 /* One matrix (rows, cols) as the above makes them; the caller frees *memory. */
 enum mll_status synthetic_matrix(struct mat *m, void **memory, int rows, int cols,
