@@ -305,6 +305,13 @@ void trim_cuda(struct mll_exec *ex)
     (void)ex; /* the arena is the device's and stays */
 }
 
+size_t memory_free_cuda(struct mll_exec *ex)
+{
+    size_t available = 0, total = 0;
+    enter(ex);
+    return cudaMemGetInfo(&available, &total) == cudaSuccess ? available : 0;
+}
+
 void send_cuda(struct mll_exec *ex, void *device, const void *host, size_t bytes)
 {
     struct exec_cuda *e = enter(ex);
