@@ -58,6 +58,8 @@ Test(device, a_token_is_one_graph_and_one_wait)
     struct mll_error err;
     open_fixture(&f, (struct mll_options){.device = "cuda"});
     cr_expect(strstr(f.log, "of weights copied in") != NULL, "%s", f.log);
+    size_t all = exec_memory(f.engine->exec), left = exec_memory_free(f.engine->exec);
+    cr_expect(left > 0 && left < all, "%zu of %zu bytes free", left, all);
     for (int32_t id = 1; id <= 2; id++) /* the kernels are loaded, then recorded */
         cr_assert(step(&f, id, &err) == MLL_OK, "%s", err.message);
     for (int32_t id = 3; id <= 6; id++) {
