@@ -151,8 +151,8 @@ GEMV_ROWS = 16
 # (with the sums before them), rotation with kv_append, rows made fp16, the activation; at the end
 # the choice of the token.
 SMALL = {"self": 5, "cross": 5, "rest": 8}
-VISION_KERNEL, PREFILL_ATTENTION = r"vision_kernel<80, 32>", r"attn_prefill_kernel<128.*>"
-DECODE_ATTENTION = r"attn_decode_kernel<.*128.*>"
+VISION_KERNEL, PREFILL_ATTENTION = r"vision_kernel<80, 32>", r"attn_prefill_kernel<128, __half>"
+DECODE_ATTENTION = r"attn_decode_kernel<128, __half>"
 
 
 def gemv(card, fmt, rows, cols):

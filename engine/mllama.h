@@ -50,8 +50,8 @@ struct mll_options {
     int prefill_chunk; /* prompt rows a step; 0: 256, on a GPU 1024; results do not depend on it */
     int max_sessions;  /* rows of a decode batch and sharers of the KV budget; 0: 1 */
     int max_images;    /* images a session can hold; 0: 4 */
-    const char *kv_type; /* "f32", "f16", "int8" (rounded a position and head); NULL: the device's
-                          * own, float32 on the CPU, fp16 on a GPU */
+    const char *kv_type; /* "f32" (CPU only), "f16", "int8" (both with a scale a position and head);
+                          * NULL: the device's own, float32 on the CPU, fp16 on a GPU */
     bool compute_bf16;   /* CPU: matmuls by the BF16 dot instruction */
     bool debug_sync;   /* GPU: wait behind every kernel; errors and faults name kernel and layer */
     bool fast;         /* GPU: prompt rows by cuBLASLt: results depend on what runs beside */

@@ -54,30 +54,54 @@ __device__ __forceinline__ row_run find_run(const int *seq, const int2 *ranges, 
 
 /* Where tile t of the run lies. A block of keys that no row sees may be anything: it is left out.
  */
-__device__ __forceinline__ key_rows run_tile(const kv_view &kv, const row_run &run, int head, int t)
+template <class T>
+__device__ __forceinline__ key_rows<T> run_tile(const kv_view &kv, const row_run &run, int head,
+                                                int t)
 {
     int64_t entry = (int64_t)run.seq * kv.max_blocks + t * 2;
-    key_rows rows = {kv.k, kv.v, 0, 0, kv.stride, run.begin - t * KEYS, run.end - t * KEYS};
+    key_rows<T> rows = {(const T *)kv.k,      (const T *)kv.v,   0, 0, kv.stride,
+                        run.begin - t * KEYS, run.end - t * KEYS};
     int low = rows.from < KV_BLOCK ? kv.blocks[entry] : -1;
     int high = rows.to > KV_BLOCK ? kv.blocks[entry + 1] : -1;
     if (low >= 0 && low < kv.block.n)
-        rows.low = kv_block_at(kv, low, head);
+        rows.low = kv_block_at<T>(kv, low, head);
     else
         rows.from = max(rows.from, KV_BLOCK);
     if (high >= 0 && high < kv.block.n)
-        rows.high = kv_block_at(kv, high, head);
+        rows.high = kv_block_at<T>(kv, high, head);
     else
         rows.to = min(rows.to, KV_BLOCK);
     return rows;
 }
 
-template <int D>
+/* The scale that a thread brings to shared memory: the first KEYS those of keys, the next those of
+ * values; 1 where there is no key. */
+template <class T> __device__ __forceinline__ float read_scale(const key_rows<T> &rows)
+{
+    int thread = opaque(threadIdx.x), i = thread % KEYS;
+    if (i < rows.from || i >= rows.to || thread >= 2 * KEYS)
+        return 1.0f;
+    const T *block = (thread < KEYS ? rows.k : rows.v) + (i < KV_BLOCK ? rows.low : rows.high);
+    return *kv_scale_at(block, rows.dim, i % KV_BLOCK);
+}
+
+/* Whether a tile's scales, (2, KEYS), are not all 1; int8 has no such. */
+template <class T> __device__ __forceinline__ key_scales tile_scales(const float *both)
+{
+    const float *k = both, *v = both + KEYS;
+    int i = (int)threadIdx.x % WARP;
+    bool any = __any_sync(ALL_LANES, k[i] != 1.0f || v[i] != 1.0f);
+    return key_scales{k, v, any};
+}
+
+template <int D, class T>
 __global__ void __launch_bounds__(ATTN_THREADS, 2)
     attn_prefill_kernel(attn_args a, const int2 *all_ranges)
 {
     using tile = warp_tile<D, 16>;
     SHARED(__half, keys, [2][KEYS][D + ATTN_PAD]);
     SHARED(__half, values, [2][KEYS][D + ATTN_PAD]);
+    SHARED(float, both_scales, [2][2 * KEYS]);
     SHARED(int2, ranges, [PREFILL_QUERIES]);
     SHARED(int, seq, [PREFILL_QUERIES]);
     SHARED(row_run, runs, [1]);
@@ -100,7 +124,7 @@ __global__ void __launch_bounds__(ATTN_THREADS, 2)
     clear_tile(w);
     load_queries(w, a.q, map, a.scale * LOG2_E);
 
-    tile_copy<D> copy;
+    tile_copy<D, T> copy;
     for (int from = 0, b = 0; from < rows; from = runs[0].last) {
         __syncthreads(); /* the run before is done with it and both buffers */
         if (threadIdx.x == 0)
@@ -110,7 +134,9 @@ __global__ void __launch_bounds__(ATTN_THREADS, 2)
         int t = run.begin / KEYS, last = (run.end - 1) / KEYS;
         if (run.begin >= run.end)
             continue;
-        begin_copy(copy, keys[b], values[b], run_tile(a.kv, run, kv_head, t));
+        key_rows<T> keys_of = run_tile<T>(a.kv, run, kv_head, t);
+        begin_copy(copy, keys[b], values[b], keys_of);
+        float scale = read_scale(keys_of);
         for (; t <= last; t++, b ^= 1) {
             uint32_t poison = 0, hidden[tile::SLOTS];
             bool sees = false;
@@ -122,14 +148,21 @@ __global__ void __launch_bounds__(ATTN_THREADS, 2)
                 sees = sees || hidden[slot] != ~0u;
             }
             finish_copy(copy, keys[b], values[b]);
-            if (t * KEYS < run.common_begin || t * KEYS + KEYS > run.common_end)
+            if (threadIdx.x < 2 * KEYS)
+                both_scales[b][threadIdx.x] = scale;
+            bool all_seen = t * KEYS >= run.common_begin && t * KEYS + KEYS <= run.common_end;
+            if (sizeof(T) == 2 && !all_seen) /* codes are always finite */
                 poison = purge_values<D>(values[b]);
             else
                 __syncthreads();
-            if (t < last)
-                begin_copy(copy, keys[b ^ 1], values[b ^ 1], run_tile(a.kv, run, kv_head, t + 1));
+            key_scales scales = tile_scales<T>(both_scales[b]);
+            if (t < last) {
+                keys_of = run_tile<T>(a.kv, run, kv_head, t + 1);
+                begin_copy(copy, keys[b ^ 1], values[b ^ 1], keys_of);
+                scale = read_scale(keys_of);
+            }
             if (__any_sync(ALL_LANES, sees))
-                attend(w, keys[b], values[b], 1.0f, hidden);
+                attend(w, keys[b], values[b], 1.0f, scales, hidden);
             if (poison)
                 poison_rows(w, poison, hidden);
         }
@@ -145,7 +178,7 @@ size_t attn_scratch_cuda(const struct mll_exec *ex, int n, int heads, int head_d
     return ranges > decode ? ranges : decode;
 }
 
-static void attn_prefill(struct mll_exec *ex, const struct attn_args *args)
+static void attn_prefill(struct mll_exec *ex, const struct attn_args *args, enum mll_dtype dtype)
 {
     int group = heads_in_block(args->heads / args->kv.n_kv_heads, PREFILL_QUERIES);
     int2 *ranges = (int2 *)exec_alloc(ex, (size_t)args->n * sizeof *ranges);
@@ -155,10 +188,15 @@ static void attn_prefill(struct mll_exec *ex, const struct attn_args *args)
               (unsigned)(a.heads / group));
     LAUNCH(attn_ranges_kernel, dim3((unsigned)a.n), dim3(WARP), 0, stream_of(ex), ranges, a);
     launched(ex, "attn_ranges");
-    if (a.kv.head_dim <= 32)
-        LAUNCH((attn_prefill_kernel<32>), grid, dim3(ATTN_THREADS), 0, stream_of(ex), a, ranges);
+    dim3 block(ATTN_THREADS);
+    if (a.kv.head_dim <= 32 && dtype == MLL_DTYPE_I8)
+        LAUNCH((attn_prefill_kernel<32, int8_t>), grid, block, 0, stream_of(ex), a, ranges);
+    else if (a.kv.head_dim <= 32)
+        LAUNCH((attn_prefill_kernel<32, __half>), grid, block, 0, stream_of(ex), a, ranges);
+    else if (dtype == MLL_DTYPE_I8)
+        LAUNCH((attn_prefill_kernel<128, int8_t>), grid, block, 0, stream_of(ex), a, ranges);
     else
-        LAUNCH((attn_prefill_kernel<128>), grid, dim3(ATTN_THREADS), 0, stream_of(ex), a, ranges);
+        LAUNCH((attn_prefill_kernel<128, __half>), grid, block, 0, stream_of(ex), a, ranges);
     launched(ex, "attn_prefill");
 }
 
@@ -170,9 +208,9 @@ void attn_cuda(struct mll_exec *ex, float *y, const float *q, const struct kv_po
                           0, scale};
     size_t mark = exec_mark(ex);
     if (ex->phase == MLL_DECODE)
-        attn_decode(ex, &a);
+        attn_decode(ex, &a, pool->dtype);
     else
-        attn_prefill(ex, &a);
+        attn_prefill(ex, &a, pool->dtype);
     exec_release(ex, mark);
 }
 #endif

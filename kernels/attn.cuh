@@ -28,6 +28,6 @@ static inline int heads_in_block(int group, int max)
 /* Decode: n rows, ATTN_DECODE_ROWS at a time in the same scratch. */
 enum { ATTN_DECODE_ROWS = 8 };
 size_t attn_decode_scratch(int n, int heads, int head_dim);
-void attn_decode(struct mll_exec *ex, const struct attn_args *args);
+void attn_decode(struct mll_exec *ex, const struct attn_args *args, enum mll_dtype dtype);
 #endif
 #endif

@@ -33,13 +33,44 @@ struct warp_keys {
     int dim, from, to;
 };
 
-/* 8 elements of key (or value) i from column d on. Of keys that are not seen another is read in
- * their place, which is: their p is 0. Likewise columns. */
-__device__ __forceinline__ uint4 load_8(const __half *base, const warp_keys &keys, int i, int d)
+__device__ __forceinline__ uint4 load_halves(const __half *p)
+{
+    return load_stream16(p);
+}
+__device__ __forceinline__ uint4 load_halves(const int8_t *p)
+{
+    uint2 codes = load_stream8(p);
+    uint32_t h[4];
+    i8_widen(h, codes.x);
+    i8_widen(h + 2, codes.y);
+    return make_uint4(h[0], h[1], h[2], h[3]);
+}
+
+/* 8 elements of key (or value) i from column d on, as fp16. Of keys that are not seen another is
+ * read in their place, which is: their p is 0. Likewise columns. */
+template <class T>
+__device__ __forceinline__ uint4 load_8(const T *base, const warp_keys &keys, int i, int d)
 {
     i = min(max(i, keys.from), keys.to - 1);
-    const __half *block = base + (i < KV_BLOCK ? keys.low : keys.high);
-    return load_stream16(block + (i % KV_BLOCK * keys.dim + min(d, keys.dim - 8)));
+    const T *block = base + (i < KV_BLOCK ? keys.low : keys.high);
+    return load_halves(block + (i % KV_BLOCK * keys.dim + min(d, keys.dim - 8)));
+}
+
+/* The scales of the warp's keys, through (2, KEYS) floats of shared memory; of keys that are not
+ * seen another's, as above. */
+template <class T>
+__device__ __forceinline__ key_scales warp_scales(float *both, const T *k, const T *v,
+                                                  const warp_keys &keys)
+{
+    int lane = threadIdx.x % WARP, i = min(max(lane, keys.from), keys.to - 1);
+    int64_t at = i < KV_BLOCK ? keys.low : keys.high;
+    float k_scale = *kv_scale_at(k + at, keys.dim, i % KV_BLOCK);
+    float v_scale = *kv_scale_at(v + at, keys.dim, i % KV_BLOCK);
+    both[lane] = k_scale;
+    both[KEYS + lane] = v_scale;
+    bool any = __any_sync(ALL_LANES, k_scale != 1.0f || v_scale != 1.0f);
+    __syncwarp();
+    return key_scales{both, both + KEYS, any};
 }
 
 #if MLL_ARCH >= 800
@@ -90,8 +121,9 @@ __device__ __forceinline__ void decode_operand(uint32_t (&a)[4], const float (&p
 }
 
 /* o += p v for 64 columns from d on, 16 keys: B wants two keys of a column side by side. */
+template <class T>
 __device__ __forceinline__ void decode_weigh(float (&o)[DECODE_O][ATTN_E], const uint32_t (&a)[4],
-                                             const __half *v, const warp_keys &keys, int i, int d)
+                                             const T *v, const warp_keys &keys, int i, int d)
 {
     int lane = threadIdx.x % WARP;
     uint32_t x[4][4];
@@ -165,8 +197,9 @@ __device__ __forceinline__ void decode_operand(uint32_t (&a)[4], const float (&p
     a[3] = x[1][1];
 }
 
+template <class T>
 __device__ __forceinline__ void decode_weigh(float (&o)[DECODE_O][ATTN_E], const uint32_t (&a)[4],
-                                             const __half *v, const warp_keys &keys, int i, int d)
+                                             const T *v, const warp_keys &keys, int i, int d)
 {
     int lane = threadIdx.x % WARP, column = lane / 4 % 4 * 16 + lane / 16 * 8;
 #pragma unroll
@@ -202,32 +235,33 @@ __device__ __forceinline__ void decode_query(decode_queries<D> &queries, const f
 }
 
 /* One warp's keys: o (DECODE_HEADS, D) and stats (DECODE_HEADS) in shared memory. */
-template <int D>
-__device__ __forceinline__ void decode_warp(float (*o_out)[D + 4], float2 *stats, const kv_view &kv,
+template <int D, class T>
+__device__ __forceinline__ void decode_warp(float (*o_out)[D + 4], float2 *stats,
+                                            float *both_scales, const kv_view &kv,
                                             const decode_queries<D> &queries, const warp_keys &keys)
 {
     constexpr int P = KEYS / 8 / DECODE_P;
+    const T *k = (const T *)kv.k, *v = (const T *)kv.v;
     float s[KEYS / 8][ATTN_E] = {};
+    key_scales scales = warp_scales(both_scales, k, v, keys);
 #pragma unroll 1
     for (int d = 0; d < D; d += 32) {
         uint4 q = *(const uint4 *)&queries.q[query_head()][d + query_column()];
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
-            decode_score(s[n], q, load_8(kv.k, keys, n * 8 + query_key(), d + query_column()));
+            decode_score(s[n], q, load_8(k, keys, n * 8 + query_key(), d + query_column()));
     }
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
         decode_sum(s[n]);
+    if (scales.any)
+        scale_scores(s, scales);
     uint32_t hidden = first_bits(keys.from) | ~first_bits(keys.to);
 #pragma unroll
     for (int slot = 0; slot < DECODE_SLOTS; slot++) {
-        float top = -INFINITY, sum = 0.0f, c = queries.c[slot_row(slot) % 8];
+        float sum = 0.0f, c = queries.c[slot_row(slot) % 8];
         hide_keys(s, slot, hidden);
-#pragma unroll
-        for (int i = 0; i < KEYS / 8 * ATTN_E; i++)
-            if (slot_of(0, i % ATTN_E) == slot)
-                top = fmaxf(top, s[i / ATTN_E][i % ATTN_E]);
-        float ref = row_max(top) * c - START;
+        float ref = (scales.any ? scaled_top(s, slot, c, scales) : plain_top(s, slot) * c) - START;
         ref = ref > -FLOAT_MAX ? ref : -FLOAT_MAX;
 #pragma unroll
         for (int i = 0; i < KEYS / 8 * ATTN_E; i++)
@@ -235,6 +269,8 @@ __device__ __forceinline__ void decode_warp(float (*o_out)[D + 4], float2 *stats
                 float *p = &s[i / ATTN_E][i % ATTN_E];
                 *p = exp2_fast(fmaf(*p, c, -ref));
                 sum += *p;
+                if (scales.any)
+                    *p *= value_scale(scales, i / ATTN_E * 8 + column_of(i % ATTN_E));
             }
         sum = row_sum(sum);
         if (decode_column(0, 0) == 0) /* one of the lanes that have it */
@@ -249,7 +285,7 @@ __device__ __forceinline__ void decode_warp(float (*o_out)[D + 4], float2 *stats
         float o[DECODE_O][ATTN_E] = {};
 #pragma unroll
         for (int i = 0; i < P; i++)
-            decode_weigh(o, a[i], kv.v, keys, i, d);
+            decode_weigh(o, a[i], v, keys, i, d);
 #pragma unroll
         for (int j = 0; j < DECODE_O; j++)
 #pragma unroll
@@ -261,6 +297,7 @@ __device__ __forceinline__ void decode_warp(float (*o_out)[D + 4], float2 *stats
 
 /* The keys of this warp in a split, none where *good is or becomes false: a block that the table
  * does not name. */
+template <class T>
 __device__ __forceinline__ warp_keys split_keys(const kv_view &kv, int seq, int begin, int end,
                                                 int split, int kv_head, bool *good)
 {
@@ -270,12 +307,12 @@ __device__ __forceinline__ warp_keys split_keys(const kv_view &kv, int seq, int 
     if (keys.from < KV_BLOCK && keys.to > 0) {
         int block = kv.blocks[entry];
         *good = in_bounds(kv.block, entry, block) && *good;
-        keys.low = kv_block_at(kv, block, kv_head);
+        keys.low = kv_block_at<T>(kv, block, kv_head);
     }
     if (keys.from < keys.to && keys.to > KV_BLOCK) {
         int block = kv.blocks[entry + 1];
         *good = in_bounds(kv.block, entry + 1, block) && *good;
-        keys.high = kv_block_at(kv, block, kv_head);
+        keys.high = kv_block_at<T>(kv, block, kv_head);
     }
     if (!*good)
         keys.to = 0;
@@ -331,12 +368,13 @@ __device__ __forceinline__ void decode_combine(float *y, const decode_parts &par
     }
 }
 
-template <int D>
+template <int D, class T>
 __global__ void __launch_bounds__(DECODE_THREADS)
     attn_decode_kernel(attn_args a, decode_parts parts)
 {
     SHARED(float, outs, [DECODE_WARPS][DECODE_HEADS][D + 4]);
     SHARED(float2, stats, [DECODE_WARPS][DECODE_HEADS]);
+    SHARED(float, both_scales, [DECODE_WARPS][2 * KEYS]);
     SHARED(decode_queries<D>, shared_queries, [1]);
     SHARED(bool, seen, [DECODE_WARPS]); /* whether the warp has keys */
     SHARED(unsigned, ticket, [1]);
@@ -361,12 +399,12 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     clear_total(total);
     for (; split * SPLIT < end; split += SPLITS) {
         int kv_head = head / (a.heads / a.kv.n_kv_heads);
-        warp_keys keys = split_keys(a.kv, seq, begin, end, split, kv_head, &good);
+        warp_keys keys = split_keys<T>(a.kv, seq, begin, end, split, kv_head, &good);
         bool any = keys.from < keys.to;
         if (threadIdx.x % WARP == 0)
             seen[warp] = any;
         if (any)
-            decode_warp<D>(outs[warp], stats[warp], a.kv, queries, keys);
+            decode_warp<D, T>(outs[warp], stats[warp], both_scales[warp], a.kv, queries, keys);
         __syncthreads();
 #pragma unroll 2
         for (int w = 0; w < DECODE_WARPS; w++)
@@ -416,7 +454,7 @@ size_t attn_decode_scratch(int n, int heads, int head_dim)
     return parts * (decode_columns(head_dim) * sizeof(float) + sizeof(float2)) + 2 * 64;
 }
 
-void attn_decode(struct mll_exec *ex, const struct attn_args *args)
+void attn_decode(struct mll_exec *ex, const struct attn_args *args, enum mll_dtype dtype)
 {
     struct attn_args a = *args;
     int n_rows = a.n < ATTN_DECODE_ROWS ? a.n : ATTN_DECODE_ROWS;
@@ -431,13 +469,16 @@ void attn_decode(struct mll_exec *ex, const struct attn_args *args)
     for (parts.first = 0; parts.first < a.n; parts.first += ATTN_DECODE_ROWS) {
         int rows = a.n - parts.first < ATTN_DECODE_ROWS ? a.n - parts.first : ATTN_DECODE_ROWS;
         dim3 grid((unsigned)(splits < SPLITS ? splits : SPLITS), (unsigned)(a.heads / a.group),
-                  (unsigned)rows);
-        if (a.kv.head_dim <= 32)
-            LAUNCH((attn_decode_kernel<32>), grid, dim3(DECODE_THREADS), 0, stream_of(ex), a,
-                   parts);
+                  (unsigned)rows),
+            block(DECODE_THREADS);
+        if (a.kv.head_dim <= 32 && dtype == MLL_DTYPE_I8)
+            LAUNCH((attn_decode_kernel<32, int8_t>), grid, block, 0, stream_of(ex), a, parts);
+        else if (a.kv.head_dim <= 32)
+            LAUNCH((attn_decode_kernel<32, __half>), grid, block, 0, stream_of(ex), a, parts);
+        else if (dtype == MLL_DTYPE_I8)
+            LAUNCH((attn_decode_kernel<128, int8_t>), grid, block, 0, stream_of(ex), a, parts);
         else
-            LAUNCH((attn_decode_kernel<128>), grid, dim3(DECODE_THREADS), 0, stream_of(ex), a,
-                   parts);
+            LAUNCH((attn_decode_kernel<128, __half>), grid, block, 0, stream_of(ex), a, parts);
         launched(ex, "attn_decode");
     }
 }

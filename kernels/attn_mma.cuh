@@ -8,6 +8,11 @@
  * own: its bits depend on nothing but its query and the keys it sees; keys that it does not see
  * have p = 0 and change nothing. q and k are fp16, their scales in c, v is fp16; sums are float32.
  *
+ * Keys and values may have scales of their own (key_scales): then s is multiplied by the key's, p
+ * by the value's before it becomes fp16, and ref follows s c + log2 of the value's, so that this
+ * stays below 2^ROOM too. Where all of a tile's are 1 none of that is done, and nothing would
+ * change.
+ *
  * From sm_80: m16n8k16 with fragments through ldmatrix, a warp has ROWS rows, a row's scores lie in
  * 4 lanes. sm_70 and sm_75: m8n8k4, each quad pair has 8 of 32 rows and all keys, a row's scores
  * lie in 2 lanes; with ROWS 16 two warps share 32 rows and each has half of v's columns. */
@@ -22,7 +27,6 @@
 #define ROOM         15.0f
 #define START        8.0f /* log2 of the largest p after ref was raised */
 #define LOG2_E       1.4426950408889634f
-#define FLOAT_MAX    3.402823466e38f
 
 #if MLL_ARCH >= 800
 #define ATTN_M(rows)       ((rows) / 16)
@@ -62,12 +66,6 @@ __device__ __forceinline__ uint32_t pack_half(float low, float high)
 {
     __half2 h = __floats2half2_rn(low, high);
     return *(const uint32_t *)&h;
-}
-
-/* |x|, or 0 where x is not finite: what a scale is chosen by. */
-__device__ __forceinline__ float finite_abs(float x)
-{
-    return fabsf(x) <= FLOAT_MAX ? fabsf(x) : 0.0f;
 }
 
 /* Bits 0 to n - 1. */
@@ -375,11 +373,77 @@ __device__ __forceinline__ void hide_keys(float (&s)[KEYS / 8][ATTN_E], int slot
                 s[n][e] = -INFINITY;
 }
 
+/* The scales of KEYS keys and of their values, in shared memory. any: not all of them are 1. */
+struct key_scales {
+    const float *k, *v;
+    bool any;
+};
+
+/* v's scale, or 1 where there is no number: what no row sees may be anything, and its p is 0. */
+__device__ __forceinline__ float value_scale(const key_scales &scales, int key)
+{
+    float v = scales.v[key];
+    return fabsf(v) <= FLOAT_MAX ? v : 1.0f;
+}
+
+/* s times the scale of its key; NaN where that of its value is no number. */
+__device__ __forceinline__ void scale_scores(float (&s)[KEYS / 8][ATTN_E], const key_scales &scales)
+{
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+        for (int e = 0; e < ATTN_E; e++)
+            if (slot_of(0, e) == 0) {
+                int key = n * 8 + column_of(e);
+                float scale = scales.k[key] + (scales.v[key] - scales.v[key]);
+                s[n][e] *= scale;
+                s[n][e + 2] *= scale; /* the other slot's */
+            }
+}
+
+/* The smallest power of two that is not below a value's scale, as its logarithm. */
+__device__ __forceinline__ float log_scale(float scale)
+{
+    uint32_t bits = __float_as_uint(scale);
+    int log = (int)(bits >> 23 & 255) - 127 + ((bits & 0x7fffffu) != 0);
+    return (float)max(log, -64); /* 2^ROOM / 2^log has to stay far from the largest float */
+}
+
+/* The largest s c + log2 of the value's scale of a slot. */
+__device__ __forceinline__ float scaled_top(const float (&s)[KEYS / 8][ATTN_E], int slot, float c,
+                                            const key_scales &scales)
+{
+    float top = -INFINITY;
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+        for (int e = 0; e < ATTN_E; e++)
+            if (slot_of(slot / 2, e) == slot) {
+                float log = log_scale(value_scale(scales, n * 8 + column_of(e)));
+                top = fmaxf(top, fmaf(s[n][e], c, log));
+            }
+    return row_max(top);
+}
+
+/* The largest s of a slot. */
+__device__ __forceinline__ float plain_top(const float (&s)[KEYS / 8][ATTN_E], int slot)
+{
+    float top = -INFINITY;
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+        for (int e = 0; e < ATTN_E; e++)
+            if (slot_of(slot / 2, e) == slot)
+                top = fmaxf(top, s[n][e]);
+    return row_max(top);
+}
+
 /* The tile's queries against KEYS keys and values in shared memory. scale: what the scores of these
  * keys are multiplied by beside c. hidden: bit i set where the slot does not see key i. */
 template <int D, int ROWS>
 __device__ __forceinline__ void attend(warp_tile<D, ROWS> &w, const __half (*keys)[D + ATTN_PAD],
                                        const __half (*values)[D + ATTN_PAD], float scale,
+                                       const key_scales &scales,
                                        const uint32_t (&hidden)[warp_tile<D, ROWS>::SLOTS])
 {
 #pragma unroll
@@ -391,17 +455,16 @@ __device__ __forceinline__ void attend(warp_tile<D, ROWS> &w, const __half (*key
                 w.s[m][n][e] = 0.0f;
     score_keys(w, keys);
 #pragma unroll
+    for (int m = 0; m < w.M && scales.any; m++)
+        scale_scores(w.s[m], scales);
+#pragma unroll
     for (int slot = 0; slot < w.SLOTS; slot++) {
-        float top = -INFINITY, c = w.c[slot] * scale;
+        float c = w.c[slot] * scale;
         if (hidden[slot])
             hide_keys(w.s[slot / 2], slot, hidden[slot]);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-            for (int e = 0; e < ATTN_E; e++)
-                if (slot_of(slot / 2, e) == slot)
-                    top = fmaxf(top, w.s[slot / 2][n][e]);
-        raise_ref(w, slot, row_max(top) * c);
+        raise_ref(w, slot,
+                  scales.any ? scaled_top(w.s[slot / 2], slot, c, scales)
+                             : plain_top(w.s[slot / 2], slot) * c);
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
@@ -410,6 +473,8 @@ __device__ __forceinline__ void attend(warp_tile<D, ROWS> &w, const __half (*key
                     float *x = &w.s[slot / 2][n][e];
                     *x = exp2_fast(fmaf(*x, c, -w.ref[slot]));
                     w.sum[slot] += *x;
+                    if (scales.any)
+                        *x *= value_scale(scales, n * 8 + column_of(e));
                 }
     }
     weigh_values(w, values);
@@ -440,73 +505,88 @@ __device__ __forceinline__ void store_rows(float *y, const warp_tile<D, ROWS> &w
 
 /* Where KEYS keys and values lie: 16 at element `low` of k and v, 16 at `high`, a row dim elements,
  * whole 16 bytes. Those outside [from, to) are not read and become zeros. */
-struct key_rows {
-    const __half *k, *v;
+template <class T> struct key_rows {
+    const T *k, *v;
     int64_t low, high;
     int dim, from, to;
 };
 
-/* What a thread has under way, where copies go through registers. */
-template <int D> struct tile_copy {
-    static constexpr int N = (KEYS * D / 8 + ATTN_THREADS - 1) / ATTN_THREADS;
-#if MLL_ARCH < 800
-    uint4 k[N], v[N];
-#endif
+/* What a thread has under way. int8 becomes fp16 on its way and so goes through registers, as all
+ * does before sm_80. */
+template <int D, class T> struct tile_copy {
+    static constexpr int EACH = 16 / (int)sizeof(T); /* elements of 16 bytes */
+    static constexpr int N = (KEYS * D / EACH + ATTN_THREADS - 1) / ATTN_THREADS;
+    static constexpr bool ASYNC = MLL_ARCH >= 800 && sizeof(T) == 2;
+    uint4 k[ASYNC ? 1 : N] = {}, v[ASYNC ? 1 : N] = {};
 };
 
 /* Whether the thread's copy i is one at all, and of which row and column. */
-template <int D> __device__ __forceinline__ bool copy_place(int i, int *row, int *column)
+template <int D, class T> __device__ __forceinline__ bool copy_place(int i, int *row, int *column)
 {
+    constexpr int EACH = tile_copy<D, T>::EACH;
     int at = i * ATTN_THREADS + (int)threadIdx.x;
-    *row = at / (D / 8);
-    *column = at % (D / 8) * 8;
-    return at < KEYS * D / 8;
+    *row = at / (D / EACH);
+    *column = at % (D / EACH) * EACH;
+    return at < KEYS * D / EACH;
 }
 
 /* Begins to copy; finish_copy brings it to an end, a barrier behind it shows it to the others. */
-template <int D>
-__device__ __forceinline__ void begin_copy(tile_copy<D> &copy, __half (*keys)[D + ATTN_PAD],
-                                           __half (*values)[D + ATTN_PAD], const key_rows &rows)
+template <int D, class T>
+__device__ __forceinline__ void begin_copy(tile_copy<D, T> &copy, __half (*keys)[D + ATTN_PAD],
+                                           __half (*values)[D + ATTN_PAD], const key_rows<T> &rows)
 {
 #pragma unroll
     for (int i = 0; i < copy.N; i++) {
         int row, column;
-        if (!copy_place<D>(i, &row, &column))
+        if (!copy_place<D, T>(i, &row, &column))
             continue;
         bool there = row >= rows.from && row < rows.to && column < rows.dim;
         int64_t at = (row < 16 ? rows.low : rows.high) + (row % 16 * rows.dim + column);
-        const __half *k = rows.k + (there ? at : 0), *v = rows.v + (there ? at : 0);
-#if MLL_ARCH >= 800
-        cp_async16(&keys[row][column], k, there ? 16 : 0);
-        cp_async16(&values[row][column], v, there ? 16 : 0);
-#else
-        (void)keys, (void)values;
-        copy.k[i] = there ? __ldg((const uint4 *)k) : make_uint4(0, 0, 0, 0);
-        copy.v[i] = there ? __ldg((const uint4 *)v) : make_uint4(0, 0, 0, 0);
-#endif
+        const T *k = rows.k + (there ? at : 0), *v = rows.v + (there ? at : 0);
+        if constexpr (tile_copy<D, T>::ASYNC) {
+            cp_async16(&keys[row][column], k, there ? 16 : 0);
+            cp_async16(&values[row][column], v, there ? 16 : 0);
+        } else {
+            copy.k[i] = there ? __ldg((const uint4 *)k) : make_uint4(0, 0, 0, 0);
+            copy.v[i] = there ? __ldg((const uint4 *)v) : make_uint4(0, 0, 0, 0);
+        }
     }
-#if MLL_ARCH >= 800
-    cp_async_commit();
-#endif
+    if constexpr (tile_copy<D, T>::ASYNC)
+        cp_async_commit();
 }
 
-template <int D>
-__device__ __forceinline__ void finish_copy(const tile_copy<D> &copy, __half (*keys)[D + ATTN_PAD],
+/* 16 bytes of a row to shared memory, as fp16. */
+__device__ __forceinline__ void put_row(__half *to, uint4 x, __half)
+{
+    *(uint4 *)to = x;
+}
+__device__ __forceinline__ void put_row(__half *to, uint4 x, int8_t)
+{
+    uint32_t h[8];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        i8_widen(h + 2 * i, word_of(x, i));
+    ((uint4 *)to)[0] = make_uint4(h[0], h[1], h[2], h[3]);
+    ((uint4 *)to)[1] = make_uint4(h[4], h[5], h[6], h[7]);
+}
+
+template <int D, class T>
+__device__ __forceinline__ void finish_copy(const tile_copy<D, T> &copy,
+                                            __half (*keys)[D + ATTN_PAD],
                                             __half (*values)[D + ATTN_PAD])
 {
-#if MLL_ARCH >= 800
-    (void)copy, (void)keys, (void)values;
-    cp_async_wait<0>();
-#else
+    if constexpr (tile_copy<D, T>::ASYNC) {
+        cp_async_wait<0>();
+    } else {
 #pragma unroll
-    for (int i = 0; i < copy.N; i++) {
-        int row, column;
-        if (!copy_place<D>(i, &row, &column))
-            continue;
-        *(uint4 *)&keys[row][column] = copy.k[i];
-        *(uint4 *)&values[row][column] = copy.v[i];
+        for (int i = 0; i < copy.N; i++) {
+            int row, column;
+            if (!copy_place<D, T>(i, &row, &column))
+                continue;
+            put_row(&keys[row][column], copy.k[i], T());
+            put_row(&values[row][column], copy.v[i], T());
+        }
     }
-#endif
 }
 
 /* Whether one of 8 halves is infinite or NaN. */
@@ -526,8 +606,8 @@ template <int D> __device__ __forceinline__ uint32_t purge_values(__half (*value
     bool found = false;
     int row, column;
 #pragma unroll
-    for (int i = 0; i < tile_copy<D>::N; i++)
-        if (copy_place<D>(i, &row, &column))
+    for (int i = 0; i < tile_copy<D, __half>::N; i++)
+        if (copy_place<D, __half>(i, &row, &column))
             found = found || any_not_finite(&values[row][column]);
     if (!__syncthreads_or(found))
         return 0;
@@ -536,8 +616,8 @@ template <int D> __device__ __forceinline__ uint32_t purge_values(__half (*value
         found = found || any_not_finite(&values[threadIdx.x % KEYS][column]);
     uint32_t keys = __ballot_sync(ALL_LANES, found);
     __syncthreads();
-    for (int i = 0; i < tile_copy<D>::N; i++)
-        if (copy_place<D>(i, &row, &column) && (keys >> row & 1))
+    for (int i = 0; i < tile_copy<D, __half>::N; i++)
+        if (copy_place<D, __half>(i, &row, &column) && (keys >> row & 1))
             *(uint4 *)&values[row][column] = make_uint4(0, 0, 0, 0);
     __syncthreads();
     return keys;

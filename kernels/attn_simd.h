@@ -10,6 +10,7 @@
 
 #include "attn.h"
 #include "fmath_simd.h"
+#include "kv.h"
 
 enum {
     TILE_KEYS = VF / 2, /* 8 x 3 accumulators of 32 registers, or 4 x 3 of 16 */
@@ -19,27 +20,26 @@ enum {
 
 /* ---- narrow keys ----------------------------------------------------------------------------- */
 
+/* VF elements of a block from the i-th on. */
+SIMD_INLINE vf narrow_vf(const unsigned char *block, enum mll_dtype dtype, int i)
+{
+    return dtype == MLL_DTYPE_I8 ? vf_i8(block + i)
+                                 : vf_f16((const uint16_t *)(const void *)block + i);
+}
+
 void SIMD(attn_widen)(float *k, float *v, const unsigned char *from_k, const unsigned char *from_v,
                       enum mll_dtype dtype, int head_dim)
 {
-    int n = MLL_KV_BLOCK * head_dim;
-    if (dtype == MLL_DTYPE_F16) {
-        for (int i = 0; i < n; i += VF) {
-            vf_store(k + i, vf_f16((const uint16_t *)(const void *)from_k + i));
-            vf_store(v + i, vf_f16((const uint16_t *)(const void *)from_v + i));
-        }
-        return;
-    }
-    const float *k_scale = (const float *)(const void *)(from_k + n);
-    const float *v_scale = (const float *)(const void *)(from_v + n);
-    for (int i = 0; i < n; i += VF)
-        vf_store(k + i, vf_mul(vf_i8(from_k + i), vf_load(k_scale + i % MLL_KV_BLOCK)));
-    for (int j = 0; j < MLL_KV_BLOCK; j++, v += head_dim, from_v += head_dim) {
-        int d = 0;
+    const float *k_scale = kv_scales(from_k, dtype, head_dim);
+    const float *v_scale = kv_scales(from_v, dtype, head_dim);
+    for (int i = 0; i < MLL_KV_BLOCK * head_dim; i += VF)
+        vf_store(k + i, vf_mul(narrow_vf(from_k, dtype, i), vf_load(k_scale + i % MLL_KV_BLOCK)));
+    for (int j = 0; j < MLL_KV_BLOCK; j++, v += head_dim) {
+        int d = 0, first = j * head_dim;
         for (; d + VF <= head_dim; d += VF)
-            vf_store(v + d, vf_mul(vf_i8(from_v + d), vf_set(v_scale[j])));
+            vf_store(v + d, vf_mul(narrow_vf(from_v, dtype, first + d), vf_set(v_scale[j])));
         for (; d < head_dim; d++)
-            v[d] = (float)(int8_t)from_v[d] * v_scale[j];
+            v[d] = narrow_at(from_v, dtype, first + d) * v_scale[j];
     }
 }
 

@@ -6,7 +6,7 @@
 #include "attn.h"
 #include "backend.h"
 #include "fmath.h"
-#include "half.h"
+#include "kv.h"
 
 /* Rounded up, so that tiles laid side by side stay aligned. */
 static size_t aligned(size_t bytes)
@@ -66,16 +66,11 @@ attn_tile_fn *attn_few_form(const struct mll_exec *ex)
 void attn_widen_c(float *k, float *v, const unsigned char *from_k, const unsigned char *from_v,
                   enum mll_dtype dtype, int head_dim)
 {
-    int n = MLL_KV_BLOCK * head_dim;
-    const float *k_scale = (const float *)(const void *)(from_k + n);
-    const float *v_scale = (const float *)(const void *)(from_v + n);
-    for (int i = 0; i < n && dtype == MLL_DTYPE_F16; i++) {
-        k[i] = weight_at(from_k, dtype, (size_t)i);
-        v[i] = weight_at(from_v, dtype, (size_t)i);
-    }
-    for (int i = 0; i < n && dtype == MLL_DTYPE_I8; i++) {
-        k[i] = (float)(int8_t)from_k[i] * k_scale[i % MLL_KV_BLOCK];
-        v[i] = (float)(int8_t)from_v[i] * v_scale[i / head_dim];
+    const float *k_scale = kv_scales(from_k, dtype, head_dim);
+    const float *v_scale = kv_scales(from_v, dtype, head_dim);
+    for (int i = 0; i < MLL_KV_BLOCK * head_dim; i++) {
+        k[i] = narrow_at(from_k, dtype, i) * k_scale[i % MLL_KV_BLOCK];
+        v[i] = narrow_at(from_v, dtype, i) * v_scale[i / head_dim];
     }
 }
 

@@ -83,10 +83,10 @@ __device__ __forceinline__ int next_tile(const key_tile *info, int t, int tiles,
 }
 
 template <int D>
-__device__ __forceinline__ key_rows tile_rows(const __half *k16, const __half *v16, int t)
+__device__ __forceinline__ key_rows<__half> tile_rows(const __half *k16, const __half *v16, int t)
 {
     int64_t at = (int64_t)t * (KEYS * D);
-    return key_rows{k16, v16, at, at + 16 * D, D, 0, KEYS};
+    return key_rows<__half>{k16, v16, at, at + 16 * D, D, 0, KEYS};
 }
 
 template <int D, int ROWS>
@@ -122,7 +122,8 @@ __global__ void __launch_bounds__(ATTN_THREADS, 2) vision_kernel(vision_args a)
     clear_tile(w);
     load_queries(w, a.q, queries, a.scale * LOG2_E);
 
-    tile_copy<D> copy;
+    const key_scales none = {NULL, NULL, false}; /* beside k_scale */
+    tile_copy<D, __half> copy;
     int t = next_tile(info, 0, tiles, only_pads);
     begin_copy(copy, keys[0], values[0], tile_rows<D>(k16, v16, t));
     key_tile now = info[t];
@@ -142,7 +143,7 @@ __global__ void __launch_bounds__(ATTN_THREADS, 2) vision_kernel(vision_args a)
             begin_copy(copy, keys[b ^ 1], values[b ^ 1], tile_rows<D>(k16, v16, t));
             now = info[t];
         }
-        attend(w, keys[b], values[b], k_scale, hidden);
+        attend(w, keys[b], values[b], k_scale, none, hidden);
         if (poison)
             poison_rows(w, poison, hidden);
     }

@@ -85,6 +85,8 @@ __device__ void __stcg(float2 *p, float2 v);
 #define DYN_SHARED_BYTES(bytes) ((void)(bytes))
 #endif
 
+#define FLOAT_MAX 3.402823466e38f
+
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 /* A bfloat16 as stored: the upper half of a float32. */
@@ -115,6 +117,12 @@ __device__ __forceinline__ float half_scale(float max)
         return 1.0f;
     exponent = exponent - 14 < 1 ? 1 : exponent - 14; /* max / 2^e in [2^14, 2^15) */
     return __uint_as_float((uint32_t)exponent << 23);
+}
+
+/* |x|, or 0 where x is not finite: what a scale is chosen by. */
+__device__ __forceinline__ float finite_abs(float x)
+{
+    return fabsf(x) <= FLOAT_MAX ? fabsf(x) : 0.0f;
 }
 
 /* ---- reductions, in fixed order -------------------------------------------------------------- */
@@ -382,6 +390,18 @@ __device__ __forceinline__ uint32_t half2_bits(__half2 x)
     return __half_as_ushort(__low2half(x)) | (uint32_t)__half_as_ushort(__high2half(x)) << 16;
 }
 
+/* Four 8-bit codes as fp16, exactly: 1024 + (code + 128) by its bits, less 1152. */
+__device__ __forceinline__ void i8_widen(uint32_t out[2], uint32_t codes)
+{
+    const __half2 bias = __half2half2(__ushort_as_half(0x6480)); /* 1152 */
+    uint32_t biased = codes ^ 0x80808080u;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t bits = __byte_perm(biased, 0x64646464u, i ? 0x4342 : 0x4140);
+        out[i] = half2_bits(__hsub2(half2_of(bits), bias));
+    }
+}
+
 /* 16 bytes of global memory that are read once: past L1, first to leave L2. */
 __device__ __forceinline__ uint4 load_stream16(const void *p)
 {
@@ -396,6 +416,21 @@ __device__ __forceinline__ uint4 load_stream16(const void *p)
     return v;
 #else
     return *(const uint4 *)p;
+#endif
+}
+
+/* The same, 8 bytes. */
+__device__ __forceinline__ uint2 load_stream8(const void *p)
+{
+#if defined(MLL_SHIM)
+    shim_check_aligned(p, 8);
+    return __ldcs((const uint2 *)p);
+#elif MLL_ARCH > 0
+    uint2 v;
+    asm("ld.global.cs.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+#else
+    return *(const uint2 *)p;
 #endif
 }
 

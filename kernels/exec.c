@@ -160,9 +160,9 @@ void exec_set_phase(struct mll_exec *ex, enum mll_phase phase)
 enum mll_status exec_set_kv_dtype(struct mll_exec *ex, enum mll_dtype dtype, struct mll_error *err)
 {
     bool cpu = ex->ops == &op_table_cpu;
-    if (dtype != MLL_DTYPE_F16 && !(cpu && (dtype == MLL_DTYPE_F32 || dtype == MLL_DTYPE_I8)))
+    if (dtype != MLL_DTYPE_F16 && dtype != MLL_DTYPE_I8 && !(cpu && dtype == MLL_DTYPE_F32))
         return mll_fail(err, MLL_ERR_BAD_OPTION, "kv-type: expected %s on %s",
-                        cpu ? "f32, f16 or int8" : "f16", ex->describe);
+                        cpu ? "f32, f16 or int8" : "f16 or int8", ex->describe);
     ex->kv_dtype = dtype;
     return MLL_OK;
 }
@@ -254,17 +254,6 @@ int exec_threads(const struct mll_exec *ex)
 size_t exec_memory(const struct mll_exec *ex)
 {
     return ex->memory;
-}
-
-size_t exec_memory_free(struct mll_exec *ex)
-{
-    return ex->ops->memory_free(ex);
-}
-
-size_t memory_free_cpu(struct mll_exec *ex)
-{
-    (void)ex;
-    return 0;
 }
 
 const char *exec_describe(const struct mll_exec *ex)

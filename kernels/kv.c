@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "backend.h"
-#include "half.h"
 #include "kv.h"
+#include "kv_scale.h"
 #include "par.h"
 
 struct kv_append_args {
@@ -46,19 +46,24 @@ static void store_row(unsigned char *block, const float *x, enum mll_dtype dtype
 {
     size_t first = is_key ? slot : slot * dim, step = is_key ? MLL_KV_BLOCK : 1;
     float max = 0;
+    bool finite = true;
+    for (size_t d = 0; d < dim; d++) {
+        finite = finite && isfinite(x[d]);
+        max = isfinite(x[d]) && fabsf(x[d]) > max ? fabsf(x[d]) : max;
+    }
+    float *scale = kv_scales(block, dtype, (int)dim) + slot;
     if (dtype == MLL_DTYPE_F16) {
+        *scale = kv_half_scale(max);
         for (size_t d = 0; d < dim; d++) {
-            uint16_t h = f16_from_f32(x[d]);
+            uint16_t h = f16_from_f32(x[d] / *scale);
             memcpy(block + 2 * (first + d * step), &h, sizeof h);
         }
         return;
     }
+    float inverse = kv_int8_inverse(max, finite);
+    *scale = kv_int8_scale(max, finite);
     for (size_t d = 0; d < dim; d++)
-        max = fabsf(x[d]) > max ? fabsf(x[d]) : max;
-    float scale = max / 127, inverse = max > 0 ? 127 / max : 0;
-    for (size_t d = 0; d < dim; d++)
-        block[first + d * step] = (unsigned char)(int8_t)rintf(x[d] * inverse);
-    memcpy(block + dim * MLL_KV_BLOCK + slot * sizeof scale, &scale, sizeof scale);
+        block[first + d * step] = (unsigned char)(int8_t)(finite ? rintf(x[d] * inverse) : 0);
 }
 
 static void append_narrow(const struct kv_append_args *a, size_t r, int64_t block, int head)

@@ -269,6 +269,7 @@ void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, con
                   const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n)
 {
     CHECK(n >= 0 && is_pool(pool) && is_table(table), "n %d", n);
+    CHECK(ex->memory == 0 || pool->head_dim <= MLL_ATTN_DIM_MAX, "head_dim %d", pool->head_dim);
     if (n == 0)
         return;
     CHECK(k != NULL && v != NULL && seq != NULL && pos != NULL, "n %d", n);
@@ -280,7 +281,8 @@ void op_rope_kv_append(struct mll_exec *ex, struct kv_pool *pool, float *q, floa
                        const int32_t *pos, const float *inv_freq, int n, int heads)
 {
     CHECK(n >= 0 && heads > 0 && is_pool(pool) && is_table(table), "n %d, heads %d", n, heads);
-    CHECK(pool->head_dim % 2 == 0, "head_dim %d", pool->head_dim);
+    CHECK(pool->head_dim % 2 == 0 && (ex->memory == 0 || pool->head_dim <= MLL_ATTN_DIM_MAX),
+          "head_dim %d", pool->head_dim);
     if (n == 0)
         return;
     CHECK(q != NULL && k != NULL && v != NULL && seq != NULL && pos != NULL && inv_freq != NULL,

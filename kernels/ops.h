@@ -141,7 +141,6 @@ bool exec_isa_supported(enum mll_isa isa);
 int exec_threads(const struct mll_exec *ex);
 const char *exec_describe(const struct mll_exec *ex); /* "cpu avx512, 2 threads"; borrowed */
 size_t exec_memory(const struct mll_exec *ex);        /* bytes of the GPU's memory; 0 on the CPU */
-size_t exec_memory_free(struct mll_exec *ex);         /* of them free at the moment */
 
 /* Bump allocation from the arena, 64-byte aligned; running out is the programmer's fault, since the
  * stages state their need beforehand. exec_mark / exec_release give a stack discipline. */
@@ -160,7 +159,7 @@ enum mll_phase { MLL_PREFILL = 0, MLL_DECODE };
 void exec_set_phase(struct mll_exec *ex, enum mll_phase phase);
 /* The type of the elements of KV pools: float32 on the CPU, fp16 on a GPU, unless it was set. Set
  * before the first size is asked for; MLL_ERR_BAD_OPTION for what the backend does not have (the
- * CPU has F32, F16 and I8, a GPU F16). */
+ * CPU has F32, F16 and I8, a GPU F16 and I8). */
 enum mll_dtype exec_kv_dtype(const struct mll_exec *ex);
 enum mll_status exec_set_kv_dtype(struct mll_exec *ex, enum mll_dtype dtype, struct mll_error *err);
 
@@ -262,21 +261,25 @@ void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
  * 16 positions side by side, so that a score loop reads whole vectors:
  *   k (n_blocks, n_kv_heads, head_dim, MLL_KV_BLOCK)
  *   v (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim)                       float32 on the CPU
- * On a GPU both lie as (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim), in fp16, a position at a
- * multiple of 16 bytes.
+ * On a GPU both lie as (n_blocks, n_kv_heads, MLL_KV_BLOCK, head_dim), in fp16 or int8, a position
+ * at a multiple of 16 bytes.
  * Blocks are zeroed before their first use. The same pool form serves self and cross attention. */
 #define MLL_KV_BLOCK     16
 #define MLL_ATTN_CHUNK   64
 #define MLL_ATTN_DIM_MAX 128 /* on a GPU */
 
-/* Narrow types on the CPU: F16 in the same places; I8 as round(x / scale), scale = max |x| / 127 of
- * a position and head, behind the block's elements. */
+/* Narrow types: elements in the same places, and behind a head's block MLL_KV_BLOCK float32 scales,
+ * one a position; x = element * scale, max = the largest finite |x| of position and head.
+ *   F16  fp16 of x / scale. scale is 1 where max is 0 or in [2^-8, 2^15), else the power of two
+ * that brings max into [2^14, 2^15), at least 2^-64: nothing finite becomes infinite I8   x * (127
+ * / max) rounded to nearest even, scale = max / 127; both 0 where max is below 2^-64; scale NaN
+ * where some x is not finite */
 static inline size_t kv_block_bytes(enum mll_dtype dtype, int head_dim)
 {
-    size_t n = (size_t)head_dim * MLL_KV_BLOCK; /* elements of one head's block of k or v */
-    return dtype == MLL_DTYPE_F32   ? n * sizeof(float)
-           : dtype == MLL_DTYPE_F16 ? ((size_t)head_dim + 7) / 8 * 8 * MLL_KV_BLOCK * 2
-                                    : n + MLL_KV_BLOCK * sizeof(float);
+    size_t dim = (size_t)head_dim, scales = MLL_KV_BLOCK * sizeof(float);
+    return dtype == MLL_DTYPE_F32   ? dim * MLL_KV_BLOCK * sizeof(float)
+           : dtype == MLL_DTYPE_F16 ? (dim + 7) / 8 * 8 * MLL_KV_BLOCK * 2 + scales
+                                    : (dim + 15) / 16 * 16 * MLL_KV_BLOCK + scales;
 }
 
 struct kv_pool {

@@ -143,16 +143,4 @@ __device__ __forceinline__ uint4 q4_expand(const struct q4_scaled &s, uint32_t c
     return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-/* Four 8-bit codes as fp16, exactly: 1024 + (code + 128) by its bits, less 1152. */
-__device__ __forceinline__ void i8_widen(uint32_t out[2], uint32_t codes)
-{
-    const __half2 bias = __half2half2(__ushort_as_half(0x6480)); /* 1152 */
-    uint32_t biased = codes ^ 0x80808080u;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        uint32_t bits = __byte_perm(biased, 0x64646464u, i ? 0x4342 : 0x4140);
-        out[i] = half2_bits(__hsub2(half2_of(bits), bias));
-    }
-}
-
 #endif

@@ -26,15 +26,38 @@ static const struct attn_case {
     {SCATTER, 3, 40, 600, 8, 1, 40}, {DECODE, 2, 2, 900, 16, 2, 128},
 };
 
+/* These also with keys and values from 2^-30 to 2^20, each row its own. */
+static const struct attn_case wide_cases[] = {{CAUSAL, 2, 54, 90, 8, 2, 128},
+                                              {SCATTER, 2, 50, 190, 4, 2, 20}};
+
 /* On a GPU q, k, p and v are fp16: each is off by 2^-12 of itself, uniformly up to twice that, NMSE
  * 2e-8. That of p and v is the result's; a score, here up to 18, is off by 8e-4 (q, k in [-2, 2],
- * 128 products times 0.3), p by as much of itself: NMSE 7e-7. */
+ * 128 products times 0.3), p by as much of itself: NMSE 7e-7. With int8 p times v's scale is. */
 #define CUDA_NMSE 1e-6
 
 /* Whether this exec can: a GPU's heads have a multiple of 8 elements, at most 128. */
 static bool can(const struct mll_exec *ex, const struct attn_case *c)
 {
     return !op_is_cuda(ex) || c->dim <= 128;
+}
+
+/* What int8 memory holds of a row; see ops.h. */
+static void round_row(float *x, int dim)
+{
+    float max = 0;
+    for (int d = 0; d < dim; d++)
+        max = fabsf(x[d]) > max ? fabsf(x[d]) : max;
+    for (int d = 0; d < dim && max > 0; d++)
+        x[d] = rintf(x[d] * (127 / max)) * (max / 127);
+}
+
+/* Rows of magnitudes that fp16 does not have beside each other; scores stay moderate, for q is
+ * small. */
+static void widen_range(float *x, size_t rows, int dim, const float factors[4])
+{
+    for (size_t r = 0; r < rows; r++)
+        for (int d = 0; d < dim; d++)
+            x[r * (size_t)dim + (size_t)d] *= factors[(r ^ r / 32) % 4];
 }
 
 /* One filled problem. Memory that no row may read holds NaN, blocks that none may touch are -1. */
@@ -79,7 +102,7 @@ static void append(struct mll_exec *ex, struct problem *p, const float *k, const
     exec_release(ex, mark);
 }
 
-static struct problem make(struct mll_exec *ex, const struct attn_case *c)
+static struct problem make_rows(struct mll_exec *ex, const struct attn_case *c, bool wide)
 {
     size_t row = (size_t)c->kv_heads * (size_t)c->dim, keys = (size_t)(c->n_seqs * c->ctx);
     int used = (c->ctx + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK, max_blocks = used + 3;
@@ -105,6 +128,11 @@ static struct problem make(struct mll_exec *ex, const struct attn_case *c)
     p.q = op_floats((size_t)c->n * (size_t)c->heads * (size_t)c->dim, 2, 2);
     p.k = op_floats(keys * row, 3, 2);
     p.v = op_floats(keys * row, 4, 2);
+    if (wide) {
+        widen_range(p.q, (size_t)(c->n * c->heads), c->dim, (float[]){0x1p-20f, 0x1p-20f, 0, 1});
+        widen_range(p.k, keys * (size_t)c->kv_heads, c->dim, (float[]){1, 0x1p20f, 0x1p-30f, 9});
+        widen_range(p.v, keys * (size_t)c->kv_heads, c->dim, (float[]){0x1p20f, 0x1p-30f, 1, 0});
+    }
     p.seq = malloc((keys + (size_t)c->n) * sizeof(int32_t));
     p.begin = malloc((keys + (size_t)c->n) * sizeof(int32_t));
     p.end = malloc((size_t)c->n * sizeof(int32_t));
@@ -113,8 +141,17 @@ static struct problem make(struct mll_exec *ex, const struct attn_case *c)
         p.begin[i] = (int32_t)(i % (size_t)c->ctx);
     }
     append(ex, &p, p.k, p.v, p.seq, p.begin, (int)keys);
+    for (size_t i = 0; exec_kv_dtype(ex) == MLL_DTYPE_I8 && i < keys * (size_t)c->kv_heads; i++) {
+        round_row(p.k + i * (size_t)c->dim, c->dim);
+        round_row(p.v + i * (size_t)c->dim, c->dim);
+    }
     lay_out_rows(&p, c);
     return p;
+}
+
+static struct problem make(struct mll_exec *ex, const struct attn_case *c)
+{
+    return make_rows(ex, c, false);
 }
 
 static void drop(struct mll_exec *ex, struct problem *p)
@@ -212,11 +249,21 @@ static void check_rows(struct mll_exec *ex, float **first, const double *expecte
     free(y);
 }
 
-static void check_case(const struct attn_case *c)
+/* An exec of the CPU has float32 (test_attn_narrow.c: the others), a GPU fp16, then int8. */
+static bool next_dtype(struct mll_exec *ex, int *round)
+{
+    struct mll_error err;
+    enum mll_dtype dtype = !op_is_cuda(ex) ? MLL_DTYPE_F32 : *round ? MLL_DTYPE_I8 : MLL_DTYPE_F16;
+    cr_assert_eq(exec_set_kv_dtype(ex, dtype, &err), MLL_OK, "%s", err.message);
+    return ++*round <= (op_is_cuda(ex) && !OP_RACE ? 2 : 1);
+}
+
+static void check_case(const struct attn_case *c, bool wide)
 {
     size_t count = (size_t)c->n * (size_t)c->heads * (size_t)c->dim;
     float *first = NULL;
     double *expected = malloc(count * sizeof *expected);
+    bool have_expected = false;
     struct mll_exec *ex = op_exec(7, MLL_ISA_C, 0);
     size_t scratch = op_attn_scratch(ex, c->n, c->heads, c->dim) + ((size_t)1 << 24);
     char what[96];
@@ -225,14 +272,16 @@ static void check_case(const struct attn_case *c)
     exec_close(ex);
     ex = NULL;
     while ((ex = op_each_exec(ex, scratch)) != NULL) {
-        if (!can(ex, c))
-            continue;
-        struct problem p = make(ex, c);
-        for (int i = 0; first == NULL && i < c->n * c->heads; i++)
-            reference(expected + i * c->dim, &p, c, i / c->heads, i % c->heads, (double)0.3f);
-        for (int phase = -1; next_phase(ex, &phase);)
-            check_rows(ex, &first, expected, &p, c, what);
-        drop(ex, &p);
+        for (int round = 0; can(ex, c) && next_dtype(ex, &round);) {
+            struct problem p = make_rows(ex, c, wide);
+            bool as_before = have_expected && exec_kv_dtype(ex) != MLL_DTYPE_I8;
+            for (int i = 0; !as_before && i < c->n * c->heads; i++)
+                reference(expected + i * c->dim, &p, c, i / c->heads, i % c->heads, (double)0.3f);
+            have_expected = true;
+            for (int phase = -1; next_phase(ex, &phase);)
+                check_rows(ex, &first, expected, &p, c, what);
+            drop(ex, &p);
+        }
     }
     free(first);
     free(expected);
@@ -241,14 +290,20 @@ static void check_case(const struct attn_case *c)
 Test(op_attn, equals_softmax_and_rows_do_not_touch_each_other)
 {
     for (size_t i = 0; i < (OP_RACE ? 9 : sizeof cases / sizeof cases[0]); i++)
-        check_case(&cases[i]);
+        check_case(&cases[i], false);
+}
+
+Test(op_attn, rows_far_apart_in_magnitude_do_not_overflow)
+{
+    for (size_t i = 0; i < sizeof wide_cases / sizeof *wide_cases; i++)
+        check_case(&wide_cases[i], true);
 }
 
 /* More keys than blocks share at once on a GPU: each gets several pieces of them. */
 Test(op_attn, more_keys_than_one_round_of_blocks)
 {
     static const struct attn_case c = {DECODE, 1, 1, 17000, 2, 1, 8};
-    check_case(&c);
+    check_case(&c, false);
 }
 
 /* A poisoned key, or value, that only some rows see must stay out of the others. */
@@ -262,18 +317,20 @@ static void check_poisoned(bool key, bool value)
     for (int i = 0; i < 2 * 16; i++)
         nan[i] = NAN;
     while ((ex = op_each_exec(ex, 1 << 20)) != NULL)
-        for (int phase = -1; next_phase(ex, &phase);) {
-            struct problem p = make(ex, &c);
-            int32_t seq = 0, pos = 70;
-            attend(ex, clean, &p, &c, 0, 100);
-            append(ex, &p, key ? nan : p.k, value ? nan : p.v, &seq, &pos, 1);
-            attend(ex, y, &p, &c, 0, 100);
-            cr_expect_eq(op_first_difference(y, clean, 70 * row), 70 * row, "%s",
-                         exec_describe(ex));
-            for (size_t i = 70 * row; i < count; i++)
-                cr_assert(isnan(y[i]), "%s: element %zu is %g", exec_describe(ex), i, (double)y[i]);
-            drop(ex, &p);
-        }
+        for (int round = 0; next_dtype(ex, &round);)
+            for (int phase = -1; next_phase(ex, &phase);) {
+                struct problem p = make(ex, &c);
+                int32_t seq = 0, pos = 70;
+                attend(ex, clean, &p, &c, 0, 100);
+                append(ex, &p, key ? nan : p.k, value ? nan : p.v, &seq, &pos, 1);
+                attend(ex, y, &p, &c, 0, 100);
+                cr_expect_eq(op_first_difference(y, clean, 70 * row), 70 * row, "%s",
+                             exec_describe(ex));
+                for (size_t i = 70 * row; i < count; i++)
+                    cr_assert(isnan(y[i]), "%s: element %zu is %g", exec_describe(ex), i,
+                              (double)y[i]);
+                drop(ex, &p);
+            }
     free(nan);
     free(y);
     free(clean);

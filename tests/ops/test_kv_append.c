@@ -15,7 +15,8 @@ struct store {
     const int32_t *blocks; /* host; NULL: those above */
     unsigned char *k, *v;
     size_t bytes, mark;
-    int elements, stride; /* of k or v; elements from a position to the next in v */
+    bool columns; /* keys stand with 16 positions side by side */
+    int stride;   /* elements from a position to the next, elsewhere */
 };
 
 static struct store new_store(struct mll_exec *ex)
@@ -24,9 +25,11 @@ static struct store new_store(struct mll_exec *ex)
     struct store s = {.pool = {NULL, NULL, dtype, BLOCKS, HEADS, DIM},
                       .blocks = blocks,
                       .bytes = BLOCKS * HEADS * kv_block_bytes(dtype, DIM),
-                      .mark = exec_mark(ex)};
-    s.elements = (int)(s.bytes / op_dtype_bytes(dtype));
-    s.stride = s.elements / (BLOCKS * HEADS * MLL_KV_BLOCK);
+                      .mark = exec_mark(ex),
+                      .columns = !op_is_cuda(ex),
+                      .stride = !op_is_cuda(ex)         ? DIM
+                                : dtype == MLL_DTYPE_I8 ? 16
+                                                        : 8};
     s.k = calloc(1, s.bytes);
     s.v = calloc(1, s.bytes);
     cr_assert(s.k != NULL && s.v != NULL);
@@ -68,27 +71,38 @@ static void store_rows(struct mll_exec *ex, struct store *s, float *q, const flo
     free(copy);
 }
 
-static float element(const struct store *s, const unsigned char *pool, size_t i)
+/* Element i of a head's block, without its scale. */
+static float element(const struct store *s, const unsigned char *block, int i)
 {
-    return weight_at(pool, s->pool.dtype, i);
+    if (s->pool.dtype == MLL_DTYPE_I8)
+        return (float)(int8_t)block[i];
+    return weight_at(block, s->pool.dtype, (size_t)i);
 }
 
 /* What the pool holds for element d of a head at pos of seq: layouts of ops.h. */
+static float stored(const struct store *s, const unsigned char *pool, bool column, int seq, int pos,
+                    int head, int d)
+{
+    size_t one = kv_block_bytes(s->pool.dtype, DIM);
+    const unsigned char *block =
+        pool + (size_t)(blocks[seq * MAX_BLOCKS + pos / 16] * HEADS + head) * one;
+    float scale = 1, x = element(s, block, column ? d * 16 + pos % 16 : pos % 16 * s->stride + d);
+    if (s->pool.dtype != MLL_DTYPE_F32)
+        memcpy(&scale, block + one - (size_t)(16 - pos % 16) * sizeof scale, sizeof scale);
+    return x * scale;
+}
+
 static float key_at(const struct store *s, int seq, int pos, int head, int d)
 {
-    int first = (blocks[seq * MAX_BLOCKS + pos / 16] * HEADS + head) * s->stride * 16;
-    bool column = s->pool.dtype == MLL_DTYPE_F32;
-    return element(s, s->k,
-                   (size_t)(first + (column ? d * 16 + pos % 16 : pos % 16 * s->stride + d)));
+    return stored(s, s->k, s->columns, seq, pos, head, d);
 }
 
 static float value_at(const struct store *s, int seq, int pos, int head, int d)
 {
-    int first = (blocks[seq * MAX_BLOCKS + pos / 16] * HEADS + head) * s->stride * 16;
-    return element(s, s->v, (size_t)(first + pos % 16 * s->stride + d));
+    return stored(s, s->v, false, seq, pos, head, d);
 }
 
-/* x as the pool keeps it. */
+/* x as the pool keeps it, of a row that needs no scale. */
 static float kept(const struct store *s, float x)
 {
     return s->pool.dtype == MLL_DTYPE_F32 ? x : f16_to_f32(f16_from_f32(x));
@@ -96,9 +110,10 @@ static float kept(const struct store *s, float x)
 
 static size_t not_zero(const struct store *s, const unsigned char *pool)
 {
-    size_t n = 0;
-    for (int i = 0; i < s->elements; i++)
-        n += element(s, pool, (size_t)i) != 0;
+    size_t n = 0, one = kv_block_bytes(s->pool.dtype, DIM);
+    for (int b = 0; b < BLOCKS * HEADS; b++)
+        for (int i = 0; i < 16 * s->stride; i++)
+            n += element(s, pool + (size_t)b * one, i) != 0;
     return n;
 }
 
@@ -120,6 +135,56 @@ Test(op_kv_append, rows_land_in_their_blocks)
             }
         cr_expect_eq(not_zero(&s, s.k) + not_zero(&s, s.v), 2 * 5 * ROW, "nothing else is written");
         drop_store(ex, &s);
+    }
+    free(k);
+    free(v);
+}
+
+/* Rows that fp16 cannot hold, or cannot hold well: each within a unit of its largest element, and
+ * the same on every exec. */
+Test(op_kv_append, narrow_rows_have_a_scale)
+{
+    static const float sizes[] = {1, 1e6f, 1e30f, 1e-6f, 3e-3f, 4e4f, 0, 1e-18f};
+    enum { ROWS = 8 };
+    int32_t seq[ROWS] = {0}, pos[ROWS];
+    float *k = op_floats(ROWS * ROW, 1, 1), *v = op_floats(ROWS * ROW, 2, 1), *first = NULL;
+    for (int i = 0; i < ROWS * ROW; i++) {
+        pos[i / ROW] = i / ROW * 6;
+        k[i] *= sizes[i / ROW];
+        v[i] *= sizes[ROWS - 1 - i / ROW];
+    }
+    for (int narrow = 0; narrow < 2; narrow++) {
+        enum mll_dtype dtype = narrow ? MLL_DTYPE_I8 : MLL_DTYPE_F16;
+        struct mll_exec *ex = NULL;
+        struct mll_error err;
+        while ((ex = op_each_exec(ex, 0)) != NULL) {
+            cr_assert_eq(exec_set_kv_dtype(ex, dtype, &err), MLL_OK, "%s", err.message);
+            struct store s = new_store(ex);
+            float *got = op_floats(2 * ROWS * ROW, 5, 1), unit = narrow ? 0.5f / 127 : 0x1p-11f;
+            store_rows(ex, &s, NULL, k, v, NULL, seq, pos, ROWS);
+            for (int i = 0; i < ROWS * ROW; i++) {
+                float *both = got + 2 * i, most = 0, most_v = 0;
+                both[0] = key_at(&s, 0, pos[i / ROW], i % ROW / DIM, i % DIM);
+                both[1] = value_at(&s, 0, pos[i / ROW], i % ROW / DIM, i % DIM);
+                for (int d = 0; d < DIM; d++) {
+                    most = fmaxf(most, fabsf(k[i / DIM * DIM + d]));
+                    most_v = fmaxf(most_v, fabsf(v[i / DIM * DIM + d]));
+                }
+                cr_expect(fabsf(both[0] - k[i]) <= 1.001f * unit * most, "%s: %g, not %g",
+                          exec_describe(ex), (double)both[0], (double)k[i]);
+                cr_expect(fabsf(both[1] - v[i]) <= 1.001f * unit * most_v, "%s: %g, not %g",
+                          exec_describe(ex), (double)both[1], (double)v[i]);
+            }
+            if (first == NULL)
+                first = got;
+            cr_expect_eq(op_first_difference(got, first, 2 * ROWS * ROW), 2 * ROWS * ROW, "%s",
+                         exec_describe(ex));
+            if (got != first)
+                free(got);
+            drop_store(ex, &s);
+        }
+        free(first);
+        first = NULL;
     }
     free(k);
     free(v);
