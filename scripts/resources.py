@@ -74,7 +74,8 @@ def demangled(names):
 
 
 def instructions(cubin):
-    """The code of every kernel in a binary: {mangled name: [opcode, or label: or branch target]}."""
+    """The code of every kernel in a binary: {mangled name: [opcode, or label: or branch target]}; a ?
+    behind the opcode of a branch or an exit that only some threads take."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(cubin)
         f.flush()
@@ -88,11 +89,15 @@ def instructions(cubin):
         label = re.match(r"(\.L_\w+):", line)
         if label:
             current.append(label.group(0))
-        code = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@\S+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line)
-        if code and code.group(1) == "BRA":
-            current.append("BRA " + re.search(r"\.L_\w+|$", code.group(2)).group(0))
-        elif code and code.group(1) != "NOP":
-            current.append(code.group(1))
+        code = re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(@\S+\s+)?([A-Z][A-Z0-9_.]*)(.*)", line)
+        if code is None or code.group(2) == "NOP":
+            continue
+        whole = code.group(2) in ("BRA", "EXIT") and not re.match(r"\s*!?U?P\d", code.group(3))
+        some = "" if whole and not code.group(1) else "?"
+        if code.group(2).startswith("BRA"):
+            current.append(f"BRA{some} " + re.search(r"\.L_\w+|$", code.group(3)).group(0))
+        else:
+            current.append(code.group(2) + (some if code.group(2) == "EXIT" else ""))
     return found
 
 
@@ -104,21 +109,53 @@ def lane_bytes(code):
     return int(width.group(1).lstrip("US")) // 8 if width else 4
 
 
+def reached(start, edges, first, last):
+    """All places from first to last that edges lead to from start."""
+    found, open_ends = set(), [start]
+    while open_ends:
+        i = open_ends.pop()
+        if i not in found and first <= i <= last:
+            found.add(i)
+            open_ends += edges[i]
+    return found
+
+
+def loops(code):
+    """The places in code of every loop: between a label and a branch back to it, without what only
+    lies there but leads elsewhere.
+
+    >>> list(loops([".L_a:", "BRA? .L_c", ".L_b:", "EXIT", ".L_c:", "HMMA", "BRA? .L_a", "BRA .L_b"]))
+    [[0, 1, 4, 5, 6]]
+    """
+    at = {c[:-1]: i for i, c in enumerate(code) if c.endswith(":")}
+    before, behind = [[] for _ in code], [[] for _ in code]
+    for i, c in enumerate(code):
+        target = re.match(r"BRA\?? (\S+)", c)
+        to = [at[target.group(1)]] if target and target.group(1) in at else []
+        if i + 1 < len(code) and not re.match(r"(BRA |EXIT$|RET)", c):
+            to.append(i + 1)
+        behind[i] = to
+        for j in to:
+            before[j].append(i)
+    for head in at.values():
+        for last in (i for i in before[head] if i > head):
+            places = reached(last, before, head, last) & reached(head, behind, head, last)
+            if places:
+                yield sorted(places)
+
+
 def hot_loop(code):
     """The table's loop columns.
 
-    >>> hot_loop([".L_a:", "LDG.E.EF.128.SYS", ".L_b:", "HMMA.884", "LDS.64", "BRA .L_b", "BRA .L_a"])
+    >>> hot_loop([".L_a:", "LDG.E.EF.128.SYS", ".L_b:", "HMMA.884", "LDS.64", "BRA? .L_b", "BRA .L_a"])
     {'loop': 3, 'loop HMMA': 1, 'loop LSU': 2, 'loop MUFU': 0, 'loop bytes': 0}
     """
-    at, best, rank = {}, [], (-1, -1, 0)
-    for i, c in enumerate(code):
-        if c.endswith(":"):
-            at[c[:-1]] = i
-        if c.startswith("BRA ") and c[4:] in at:
-            body = [b for b in code[at[c[4:]]:i + 1] if not b.endswith(":")]
-            tensor, loads = (sum(b.startswith(p) for b in body) for p in ("HMMA", "LDG"))
-            if (tensor, 0 if tensor else loads, -len(body)) > rank:
-                best, rank = body, (tensor, 0 if tensor else loads, -len(body))
+    best, rank = [], (-1, -1, 0)
+    for places in loops(code):
+        body = [code[i] for i in places if not code[i].endswith(":")]
+        tensor, loads = (sum(b.startswith(p) for b in body) for p in ("HMMA", "LDG"))
+        if (tensor, 0 if tensor else loads, -len(body)) > rank:
+            best, rank = body, (tensor, 0 if tensor else loads, -len(body))
     memory = [b for b in best if re.match(r"(LDG|LDGSTS|STG|LDS|LDSM|STS|LD|ST)\b", b)]
     # What is loaded once, past the caches; where nothing is, all that is loaded by 16 bytes.
     once = [b for b in memory if b.startswith("LDG") and ".EF" in b]
