@@ -151,7 +151,7 @@ GEMV_ROWS = 16
 # (with the sums before them), rotation with kv_append, rows made fp16, the activation; at the end
 # the choice of the token.
 SMALL = {"self": 5, "cross": 5, "rest": 8}
-VISION_KERNEL, PREFILL_ATTENTION = r"vision_kernel<80, 32>", r"attn_prefill_kernel<128, __half>"
+VISION_KERNEL, PREFILL_ATTENTION = r"vision_kernel<80, 32, true>", r"attn_prefill_kernel<128, __half>"
 DECODE_ATTENTION = r"attn_decode_kernel<128, __half>"
 
 
@@ -178,7 +178,8 @@ def gemm(card, fmt, n, rows, cols):
         rate, _ = tensor_rate(card, row)
         turns = ceil(ceil(n / bm) * ceil(rows / bn) / sms)
         seconds = turns * 2 * bm * bn * cols / (rate / sms)
-        seconds = max(seconds, rows * cols * FORMATS[fmt][0] / (gb_s * 1e9 * COPY))
+        size = rows * cols * FORMATS[fmt][0] + n * (2 * cols + 4 * rows)
+        seconds = max(seconds, size / (gb_s * 1e9 * COPY))
         best = min(best or seconds, seconds)
     return best and best + latency + GAP
 
@@ -244,6 +245,17 @@ def prefill(card, model, fmt, n):
     return total + (gemv(card, "fp16", VOCAB, model.hidden)[0] or 0)
 
 
+# What the kernels between a vision layer's matmuls read and write, in bytes for each of the (rows,
+# 1280) activations: floats take 4, what a matmul or the attention reads 2.
+VISION_PASSES = {
+    "two norms": 2 * (4 + 2),
+    "largest v": 4,
+    "k, v to fp16": 2 * (4 + 2),
+    "two residuals": 2 * (4 + 4 + 4),
+    "gelu, four times as wide": 4 * (4 + 2),
+}
+
+
 def image(card, model):
     """Seconds for an image of 4 tiles, to the keys and values of the cross layers."""
     t, rate = model.rows, tensor_rate(card, find(VISION_KERNEL, CARDS[card][0]))[0]
@@ -252,8 +264,7 @@ def image(card, model):
     end = [gemm(card, "fp16", t, model.hidden, 7680), gemm(card, "fp16", t, 2048, model.hidden)]
     if None in layer + end:
         return None
-    # elementwise kernels: two norms, two sums, gelu, packing: about 14 passes over (t, 1280) floats
-    passes = 14 * t * 1280 * 4 / (CARDS[card][3] * 1e9 * COPY)
+    passes = sum(VISION_PASSES.values()) * t * 1280 / (CARDS[card][3] * 1e9 * COPY)
     return 40 * (sum(layer) + 4 * t * t * 1280 / rate + passes) + end[0] + model.crosses * end[1]
 
 
@@ -410,6 +421,8 @@ way, Little's law), or issue, load/store, tensor, exp of the SM.
   reaches {", ".join(f"{v:.0%}" for v in HIDDEN.values())} of that with 1, 2, 3, 4 warps a scheduler.
 - A turn of the hot loop is taken as all there is: what a block does before and behind it is not
   counted, the ramp of each launch is (a latency and {GAP * 1e6:.0f} us).
+- Between a vision layer's matmuls and its attention the other kernels move {sum(VISION_PASSES.values())} bytes for each
+  activation ({"; ".join(VISION_PASSES)}), all from memory.
 - {SMALL["self"]} small kernels a self layer, {SMALL["cross"]} a cross layer, {SMALL["rest"]} a token, each two
   latencies and a launch; decoded tokens are one graph.
 - Hopper's mma.sync reaches 0.63 of the published rate, which wgmma has; clocks do not throttle.

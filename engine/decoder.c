@@ -15,10 +15,10 @@
 /* Buffers of one step. */
 struct dec_scratch {
     float *h;         /* (n, hidden) the residual stream */
-    float *x;         /* (n, hidden) normed, or a half's output */
+    float *x;         /* (n, hidden) normed, an operand, or a half's output */
     float *q, *attn;  /* (n, heads * head_dim) */
     float *k, *v;     /* (n, kv_heads * head_dim) */
-    float *gate, *up; /* (n, intermediate) */
+    float *gate, *up; /* (n, intermediate); gate also their product, an operand */
 };
 
 /* A half of a layer whose output, in s->x, is not yet added to the residual stream: the next norm
@@ -135,6 +135,8 @@ static void scratch_alloc(struct dec_scratch *s, struct mll_exec *ex, const stru
     s->v = exec_alloc(ex, arena_floats(n, (size_t)t->kv_heads * hd));
     s->gate = exec_alloc(ex, arena_floats(n, (size_t)t->intermediate_size));
     s->up = exec_alloc(ex, arena_floats(n, (size_t)t->intermediate_size));
+    exec_operand(ex, s->x, rows, t->hidden_size);
+    exec_operand(ex, s->gate, rows, t->intermediate_size);
 }
 
 static bool any_cancelled(const atomic_bool *const *cancelled, size_t n)

@@ -24,7 +24,7 @@ struct tower {
     float scale;
     uint8_t *pad;   /* (n) device: pad row or missing tile */
     int32_t *id;    /* (1) device: the aspect ratio id */
-    float *norm;    /* (n, hidden) */
+    float *norm;    /* (n, hidden) an operand; also a matmul's output */
     float *buffers; /* (4, n, hidden) q, k, v, attention; also the MLP's output, a joined tile */
 };
 
@@ -45,6 +45,7 @@ static void vis_mlp(const struct tower *t, float *x, const struct vision_layer *
     size_t tile = (size_t)v->rows * (size_t)v->hidden_size;
     size_t mark = exec_mark(t->ex);
     float *wide = exec_alloc(t->ex, arena_floats((size_t)v->rows, (size_t)v->intermediate_size));
+    exec_operand(t->ex, wide, v->rows, v->intermediate_size);
     for (int i = 0; i < v->max_tiles; i++) {
         op_matmul(t->ex, wide, t->norm + i * tile, &w->fc1_w, &w->fc1_b, v->rows);
         op_gelu(t->ex, wide, wide, v->rows, v->intermediate_size);
@@ -217,6 +218,8 @@ enum mll_status vision_run(struct mll_engine *engine, float *states, const struc
     t.id = exec_alloc(ex, sizeof *t.id);
     t.norm = exec_alloc(ex, arena_floats((size_t)n, (size_t)v->hidden_size));
     t.buffers = exec_alloc(ex, buffers_bytes(v));
+    exec_operand(ex, t.norm, n, v->hidden_size);
+    exec_operand(ex, t.buffers + 3 * (size_t)n * (size_t)v->hidden_size, n, v->hidden_size);
     float *x = exec_alloc(ex, arena_floats((size_t)n, (size_t)v->hidden_size));
     size_t top = exec_mark(ex);
     float *pixels = exec_alloc(

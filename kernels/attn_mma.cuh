@@ -19,7 +19,7 @@
 #ifndef MLL_ATTN_MMA_CUH
 #define MLL_ATTN_MMA_CUH
 
-#include "device.cuh"
+#include "operand.cuh"
 
 #define KEYS         32
 #define ATTN_THREADS 128
@@ -85,6 +85,11 @@ template <class T> __device__ __forceinline__ T *row_at(T *tensor, const struct 
 {
     size_t row = (size_t)(map.first + i / map.group) * map.heads + map.head + i % map.group;
     return i < map.n ? tensor + row * map.dim : NULL;
+}
+__device__ __forceinline__ __half *row_at(const struct operand &o, const struct row_map &map, int i)
+{
+    int head = map.head + i % map.group;
+    return i < map.n ? half_row(o, map.first + i / map.group) + head * map.dim : NULL;
 }
 
 /* Element d of a row; zeros behind its end and where there is no row. */
@@ -480,14 +485,23 @@ __device__ __forceinline__ void attend(warp_tile<D, ROWS> &w, const __half (*key
     weigh_values(w, values);
 }
 
-/* y = o / sum times factor, zeros for a row that saw no key. */
-template <int D, int ROWS>
-__device__ __forceinline__ void store_rows(float *y, const warp_tile<D, ROWS> &w,
+__device__ __forceinline__ void put(float *to, float x)
+{
+    *to = x;
+}
+__device__ __forceinline__ void put(__half *to, float x)
+{
+    *to = __float2half_rn(x);
+}
+
+/* y, floats or an operand, = o / sum times factor, zeros for a row that saw no key. */
+template <class Y, int D, int ROWS>
+__device__ __forceinline__ void store_rows(const Y &y, const warp_tile<D, ROWS> &w,
                                            const struct row_map &map, float factor)
 {
 #pragma unroll
     for (int slot = 0; slot < w.SLOTS; slot++) {
-        float *row = row_at(y, map, warp_row<ROWS>() + slot_row(slot));
+        auto row = row_at(y, map, warp_row<ROWS>() + slot_row(slot));
         float sum = row_sum(w.sum[slot]);
         float inverse = sum == 0.0f ? 0.0f : factor / sum;
 #pragma unroll
@@ -496,7 +510,7 @@ __device__ __forceinline__ void store_rows(float *y, const warp_tile<D, ROWS> &w
             for (int e = 0; e < ATTN_E; e++) {
                 int d = warp_column<D, ROWS>() + output_column(j, e);
                 if (slot_of(slot / 2, e) == slot && row != NULL && d < map.dim)
-                    row[d] = w.o[slot / 2][j][e] * inverse + 0.0f; /* no -0 */
+                    put(row + d, w.o[slot / 2][j][e] * inverse + 0.0f); /* no -0 */
             }
     }
 }

@@ -14,7 +14,8 @@ struct key_tile {
 };
 
 struct vision_args {
-    float *y; /* (rows, heads, dim), as q, k, v */
+    float *y;           /* (rows, heads, dim), as q, k, v */
+    struct operand out; /* the same; rows NULL: y it is */
     const float *q, *k, *v;
     const uint8_t *pad;    /* (rows) */
     __half *k16, *v16;     /* (heads, tiles, KEYS, D), zeros behind dim and rows */
@@ -89,14 +90,40 @@ __device__ __forceinline__ key_rows<__half> tile_rows(const __half *k16, const _
     return key_rows<__half>{k16, v16, at, at + 16 * D, D, 0, KEYS};
 }
 
-template <int D, int ROWS>
+/* The block's rows, from `first` on. */
+template <int ROWS> __device__ __forceinline__ row_map vision_rows(const vision_args &a, int first)
+{
+    return row_map{first, min(a.rows - first, 4 * ROWS), 1, (int)blockIdx.y, a.heads, a.dim};
+}
+
+/* To y, or to the operand, all of whose rows are over the power of two of the largest |v|: what is
+ * a mean of values is no larger. */
+template <int D, int ROWS, bool OPERAND>
+__device__ __forceinline__ void store_vision(const vision_args &a, const warp_tile<D, ROWS> &w,
+                                             const row_map &map)
+{
+    float of_head = half_scale(__uint_as_float(a.max[map.head]));
+    if (!OPERAND) {
+        store_rows(a.y, w, map, of_head);
+        return;
+    }
+    unsigned top = 0;
+    for (int i = 0; i < a.heads; i++)
+        top = max(top, a.max[i]);
+    float scale = half_scale(__uint_as_float(top));
+    store_rows(a.out, w, map, of_head / scale);
+    if (map.head == 0 && (int)threadIdx.x < map.n)
+        half_row_end(a.out, map.first + threadIdx.x, scale, 0, 1);
+}
+
+template <int D, int ROWS, bool OPERAND>
 __global__ void __launch_bounds__(ATTN_THREADS, 2) vision_kernel(vision_args a)
 {
     using tile = warp_tile<D, ROWS>;
     SHARED(__half, keys, [2][KEYS][D + ATTN_PAD]);
     SHARED(__half, values, [2][KEYS][D + ATTN_PAD]);
     int first = blockIdx.x * (4 * ROWS), head = blockIdx.y, tiles = a.tiles;
-    row_map map = {first, min(a.rows - first, 4 * ROWS), 1, head, a.heads, a.dim};
+    row_map map = vision_rows<ROWS>(a, first);
     const key_tile *info = a.info + head * tiles;
     const __half *k16 = a.k16 + (size_t)head * tiles * (KEYS * D);
     const __half *v16 = a.v16 + (size_t)head * tiles * (KEYS * D);
@@ -147,7 +174,7 @@ __global__ void __launch_bounds__(ATTN_THREADS, 2) vision_kernel(vision_args a)
         if (poison)
             poison_rows(w, poison, hidden);
     }
-    store_rows(a.y, w, map, half_scale(__uint_as_float(a.max[head])));
+    store_vision<D, ROWS, OPERAND>(a, w, vision_rows<ROWS>(a, opaque(blockIdx.x) * (4 * ROWS)));
 }
 
 #ifndef __CUDACC_RTC__
@@ -177,7 +204,14 @@ void attn_vision_cuda(struct mll_exec *ex, float *y, const float *q, const float
     __half *k16 = (__half *)exec_alloc(ex, halves), *v16 = (__half *)exec_alloc(ex, halves);
     key_tile *info = (key_tile *)exec_alloc(ex, all * sizeof *info);
     unsigned *max = (unsigned *)exec_alloc(ex, (size_t)heads * sizeof *max);
-    vision_args a = {y, q, k, v, pad, k16, v16, info, max, rows, heads, head_dim, tiles, scale};
+    vision_args a = {y,        operand_at(ex, y, rows, heads * head_dim),
+                     q,        k,
+                     v,        pad,
+                     k16,      v16,
+                     info,     max,
+                     rows,     heads,
+                     head_dim, tiles,
+                     scale};
 
     cudaStream_t stream = stream_of(ex);
     dim3 pack((unsigned)tiles, (unsigned)heads), threads(ATTN_THREADS);
@@ -192,12 +226,19 @@ void attn_vision_cuda(struct mll_exec *ex, float *y, const float *q, const float
     else
         LAUNCH((vision_pack_kernel<128>), pack, threads, 0, stream, a);
     launched(ex, "vision_pack");
-    if (d == 32)
-        LAUNCH((vision_kernel<32, 32>), grid, threads, 0, stream, a);
+    bool floats = a.out.rows == NULL;
+    if (d == 32 && floats)
+        LAUNCH((vision_kernel<32, 32, false>), grid, threads, 0, stream, a);
+    else if (d == 32)
+        LAUNCH((vision_kernel<32, 32, true>), grid, threads, 0, stream, a);
+    else if (d == 80 && floats)
+        LAUNCH((vision_kernel<80, 32, false>), grid, threads, 0, stream, a);
     else if (d == 80)
-        LAUNCH((vision_kernel<80, 32>), grid, threads, 0, stream, a);
+        LAUNCH((vision_kernel<80, 32, true>), grid, threads, 0, stream, a);
+    else if (floats)
+        LAUNCH((vision_kernel<128, 16, false>), grid, threads, 0, stream, a);
     else
-        LAUNCH((vision_kernel<128, 16>), grid, threads, 0, stream, a);
+        LAUNCH((vision_kernel<128, 16, true>), grid, threads, 0, stream, a);
     launched(ex, "vision");
     exec_release(ex, mark);
 }

@@ -104,6 +104,8 @@ size_t attn_vision_scratch_cuda(const struct mll_exec *ex, int rows, int heads, 
 size_t sample_scratch_cpu(const struct mll_exec *ex, int n, int dim);
 size_t sample_scratch_cuda(const struct mll_exec *ex, int n, int dim);
 
+enum { EXEC_OPERANDS = 8 };
+
 /* The exec of the CPU; the head of the exec of a GPU (exec_cuda.h). */
 struct mll_exec {
     const struct op_table *ops;
@@ -111,6 +113,12 @@ struct mll_exec {
     enum mll_dtype kv_dtype;
     unsigned char *arena; /* memory of the device */
     size_t arena_size, used, peak;
+    struct {
+        const float *x; /* (n, cols) */
+        int n, cols;
+        size_t mark; /* of the arena, below which it lies */
+    } operands[EXEC_OPERANDS];
+    int n_operands;
     size_t memory;     /* of the device, in bytes; the CPU's exec has 0 */
     const char *stage; /* the label */
     int layer;
@@ -168,6 +176,9 @@ EXEC_DECLARE(cuda);
  * thread. */
 void exec_fault(struct mll_exec *ex, enum mll_op op, int64_t position, int64_t index,
                 int64_t bound);
+
+/* Whether exec_operand named the n rows of cols at x, among others or alone. */
+bool exec_is_operand(const struct mll_exec *ex, const float *x, int n, int cols);
 
 /* The cores that this process may use. */
 int exec_usable_cores(void);

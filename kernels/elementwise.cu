@@ -1,7 +1,7 @@
 /* elementwise.cu - sums, gates and activations on the GPU, with the CPU's bits.  Contract: ops.h.
  *
  * Additions take four elements a thread. Activations stand in front of a matmul: a block takes a
- * row, so that it can leave the half form too (rows.cuh). */
+ * row, so that it can leave an operand (rows.cuh). */
 #include "device.cuh"
 #include "fmath.h"
 #include "rows.cuh"
@@ -53,7 +53,7 @@ __device__ __forceinline__ float gelu(float x)
 /* up NULL: gelu(x), else silu(x) up. */
 template <int VECS>
 __global__ void __launch_bounds__(ROW_THREADS)
-    activate_kernel(float *y, half_out form, const float *x, const float *up, int dim)
+    activate_kernel(float *y, struct operand form, const float *x, const float *up, int dim)
 {
     SHARED(float, part, [WARP]);
     float4 v[VECS];
@@ -69,8 +69,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
                                silu_mul(a.w, b.w));
         }
     }
-    row_store<VECS>(y, v, dim);
-    row_store_half<VECS>(form, v, dim, part);
+    row_put<VECS>(y, form, v, dim, part);
 }
 
 __global__ void __launch_bounds__(ELEMENT_THREADS)
@@ -111,8 +110,7 @@ static void activate(struct mll_exec *ex, float *y, const float *x, const float 
     size_t n = (size_t)rows * (size_t)dim;
     int vectors = row_vectors(dim);
     bool whole = dim % 4 == 0 && vectors <= 8;
-    struct operand o = whole ? operand_place(ex, y, rows, dim) : operand_none();
-    half_out form = half_out_of(&o);
+    struct operand form = operand_at(ex, y, rows, dim); /* of whole rows, if there is one */
     cudaStream_t s = stream_of(ex);
     if (!whole)
         LAUNCH(activate_any_kernel, dim3(blocks_for(n, ELEMENT_THREADS)), dim3(ELEMENT_THREADS), 0,
@@ -126,7 +124,6 @@ static void activate(struct mll_exec *ex, float *y, const float *x, const float 
     else
         LAUNCH(activate_kernel<8>, grid, block, 0, s, y, form, x, up, dim);
     launched(ex, name);
-    operand_keep(ex, &o);
 }
 
 void silu_mul_cuda(struct mll_exec *ex, float *y, const float *gate, const float *up, int rows,

@@ -283,6 +283,31 @@ void exec_release(struct mll_exec *ex, size_t mark)
 {
     MLL_ASSERT(mark <= ex->used);
     ex->used = mark;
+    while (ex->n_operands > 0 && ex->operands[ex->n_operands - 1].mark > mark)
+        ex->n_operands--;
+}
+
+void exec_operand(struct mll_exec *ex, const float *x, int n, int cols)
+{
+    MLL_ASSERT(ex->n_operands < EXEC_OPERANDS && n > 0 && cols > 0);
+    int i = ex->n_operands++;
+    ex->operands[i].x = x;
+    ex->operands[i].n = n;
+    ex->operands[i].cols = cols;
+    ex->operands[i].mark = ex->used;
+}
+
+bool exec_is_operand(const struct mll_exec *ex, const float *x, int n, int cols)
+{
+    for (int i = 0; i < ex->n_operands; i++) {
+        const float *base = ex->operands[i].x;
+        size_t width = (size_t)ex->operands[i].cols, size = (size_t)ex->operands[i].n * width;
+        if (x < base || x >= base + size)
+            continue;
+        size_t at = (size_t)(x - base);
+        return (size_t)cols == width && at % width == 0 && at + (size_t)n * width <= size;
+    }
+    return false;
 }
 
 size_t exec_peak(const struct mll_exec *ex)

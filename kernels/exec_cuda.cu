@@ -237,7 +237,6 @@ void launched(struct mll_exec *ex, const char *kernel)
     struct exec_cuda *e = exec_cuda(ex);
     cudaError_t error = cudaGetLastError();
     e->busy = true;
-    e->operand.x = NULL;
     if (error == cudaSuccess && e->options.debug_sync)
         error = look_for_fault(e);
     keep_error(e, error, kernel);

@@ -6,7 +6,7 @@
 #ifndef MLL_EXEC_CUDA_H
 #define MLL_EXEC_CUDA_H
 
-#include "device.cuh"
+#include "operand.cuh"
 #include "backend.h"
 
 enum { FAULT_SITES = 64, EXEC_GRAPHS = 16, GRAPH_KEY = 64, EXEC_TICKETS = 4096 };
@@ -15,15 +15,6 @@ enum { FAULT_SITES = 64, EXEC_GRAPHS = 16, GRAPH_KEY = 64, EXEC_TICKETS = 4096 }
 struct fault_site {
     enum mll_op op;
     int64_t bound;
-};
-
-/* Activations x (n, cols), or weights, as a matmul takes them: fp16 rows, row r divided by the
- * power of two scale[r], zeros behind them; half_rows.cu makes them. */
-struct operand {
-    const float *x; /* what it was made from; NULL: none */
-    int n, cols, stride;
-    __half *rows; /* (n, stride), 16-byte aligned */
-    float *scale; /* (n) */
 };
 
 /* What exec_repeat knows under a key: nothing, that it ran once, or its graph. */
@@ -60,7 +51,6 @@ struct exec_cuda {
     struct weight_slab *slabs; /* device memory of weights, and what describes it */
     struct device_blocks *blocks;
     struct matmul_fast *fast; /* cuBLASLt, NULL without options.fast */
-    struct operand operand;   /* that the last launch left; x NULL: none */
 };
 
 static inline struct exec_cuda *exec_cuda(struct mll_exec *ex)
@@ -73,7 +63,7 @@ static inline cudaStream_t stream_of(struct mll_exec *ex)
     return exec_cuda(ex)->stream;
 }
 
-/* Keeps the error of the launch or call just made, and forgets the kept operand. */
+/* Keeps the error of the launch or call just made. */
 void launched(struct mll_exec *ex, const char *kernel);
 /* Waits for all that is under way and keeps its error. */
 void wait_for_device(struct exec_cuda *e);
@@ -100,16 +90,15 @@ void weights_to_half(struct mll_exec *ex, __half *rows, float *scale,
                      unsigned long long *underflows, const void *data, enum mll_dtype dtype, int n,
                      int cols);
 
-/* The operand of a matmul: x converted, or what a producer of x kept just before. It lies in the
- * arena behind all that is allocated, where the next exec_alloc may overwrite it: op_matmul_scratch
- * has its bytes (operand_bytes). */
+/* The operand that lies at x (n, cols), for who writes it; rows NULL: those are floats. */
+struct operand operand_at(const struct mll_exec *ex, const float *x, int n, int cols);
+/* The floats x, there or elsewhere, become it. */
+void operand_from(struct mll_exec *ex, const struct operand *o, const float *x);
+/* The operand of a matmul: what lies at x, or x converted, in the arena behind all that is
+ * allocated, where the next exec_alloc may overwrite it: op_matmul_scratch has its bytes
+ * (operand_bytes). */
 struct operand operand_of(struct mll_exec *ex, const float *x, int n, int cols);
 size_t operand_bytes(int n, int cols);
-/* For a kernel that writes x (n, cols) and its half form at once: where that goes (rows NULL: the
- * arena has no room, write x only), and after launched(): it is there. The next launch of any op
- * but matmul forgets it. */
-struct operand operand_place(struct mll_exec *ex, const float *x, int n, int cols);
-void operand_keep(struct mll_exec *ex, const struct operand *o);
 
 static inline unsigned blocks_for(size_t n, size_t per_block)
 {

@@ -77,7 +77,6 @@ enum mll_status repeat_cuda(struct mll_exec *ex, const void *key, size_t size,
     if (e->options.debug_sync || e->no_graphs || e->error != cudaSuccess)
         return ops(arg);
     cudaSetDevice(e->options.device);
-    e->operand.x = NULL; /* what an earlier launch left is not part of the repetition */
     struct exec_graph *g = graph_find(e, key, size, &met);
     if (!met)
         return ops(arg);

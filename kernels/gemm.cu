@@ -16,14 +16,14 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
     SHARED(__half, left, [GEMM_STAGES][BM * BK]);
     SHARED(__half, right, [GEMM_STAGES][BN * BK]);
     int m = (blockIdx.z * GEMM_GROUP + blockIdx.x) * BM;
-    if (m >= a.n)
+    if (m >= a.x.n)
         return;
     struct matmul_part part = matmul_part_of(a, blockIdx.y);
     int o = (blockIdx.y - part.tile_from) * BN, warp = threadIdx.x / WARP;
     int wm = warp % (BM / WM) * WM, wn = warp / (BM / WM) * WN;
-    tile_source<BM, BK> x = tile_source_of<BM, BK>(a.x, m, a.n, a.stride);
-    tile_source<BN, BK> w = tile_source_of<BN, BK>(part.w, o, part.rows, a.stride);
-    int tiles = a.stride / BK;
+    tile_source<BM, BK> x = tile_source_of<BM, BK>(a.x.rows, m, a.x.n, a.x.step);
+    tile_source<BN, BK> w = tile_source_of<BN, BK>(part.w, o, part.rows, a.x.stride);
+    int tiles = a.x.stride / BK;
     float acc[MB][NB][8];
 #pragma unroll
     for (int i = 0; i < MB; i++)
@@ -142,7 +142,7 @@ int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
     float least = 0.0f;
     for (int i = 0; i < GEMM_SHAPES; i++) {
         const struct gemm_shape *s = &gemm_shapes[i];
-        size_t tiles = (size_t)matmul_tiles(a, s->bn) * blocks_for((size_t)a->n, (size_t)s->bm);
+        size_t tiles = (size_t)matmul_tiles(a, s->bn) * blocks_for((size_t)a->x.n, (size_t)s->bm);
         size_t of_an_sm = (tiles + sms - 1) / sms;
         float time = (float)of_an_sm * (float)(s->bm * s->bn) * s->cost;
         if (of_an_sm == 1)
@@ -157,7 +157,7 @@ int gemm_choose(const struct mll_exec *ex, struct matmul_args *a)
 
 dim3 gemm_grid(struct matmul_args *a, int shape)
 {
-    unsigned rows = blocks_for((size_t)a->n, (size_t)gemm_shapes[shape].bm);
+    unsigned rows = blocks_for((size_t)a->x.n, (size_t)gemm_shapes[shape].bm);
     return dim3(rows < GEMM_GROUP ? rows : GEMM_GROUP, matmul_tiles(a, gemm_shapes[shape].bn),
                 blocks_for(rows, GEMM_GROUP));
 }

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
     SHARED(__half, right, [2][BN * BK]);
     SHARED(float, map, [Q4 ? 256 : 1]);
     int m = (blockIdx.z * GEMM_GROUP + blockIdx.x) * BM;
-    if (m >= q.a.n)
+    if (m >= q.a.x.n)
         return;
     const struct q4 w = quant_weight_of(q, blockIdx.y);
     int o = (blockIdx.y - matmul_part_of(q.a, blockIdx.y).tile_from) * BN;
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
     __syncthreads();
     int warp = threadIdx.x / WARP;
     int wm = warp % (BM / WM) * WM, wn = warp / (BM / WM) * WN;
-    tile_source<BM, BK> x = tile_source_of<BM, BK>(q.a.x, m, q.a.n, q.a.stride);
+    tile_source<BM, BK> x = tile_source_of<BM, BK>(q.a.x.rows, m, q.a.x.n, q.a.x.step);
     /* rows beyond the last read the last one again; what they give is not stored */
     size_t row =
         (size_t)min(o + (int)threadIdx.x / quant_piece<Q4, BN, BK>::LANES, w.rows - 1) * w.cols;

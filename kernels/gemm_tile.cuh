@@ -173,9 +173,9 @@ __device__ __forceinline__ void gemm_store(const struct matmul_args &a,
 #pragma unroll
             for (int i = 0; i < MB; i++) {
                 int r = row + i * 16 + block_row(lane, e);
-                if (r < a.n)
+                if (r < a.x.n)
                     part.y[(size_t)r * part.rows + o] =
-                        matmul_finish(acc[i][j][e], scale, a.x_scale[r], bias);
+                        matmul_finish(acc[i][j][e], scale, half_row_scale(a.x, r), bias);
             }
         }
 }

@@ -54,15 +54,14 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
 {
     SHARED(float, part, [GEMV_WARPS * GEMV_COLS * GEMV_ROWS]);
     const struct matmul_part p = matmul_part_of(a, blockIdx.x);
-    const struct gemv_x x = {a.x, a.x_scale, a.n, a.stride};
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, chunks = a.stride / GEMV_CHUNK;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, chunks = a.x.stride / GEMV_CHUNK;
     int tile = blockIdx.x - p.tile_from, col0 = blockIdx.y * GEMV_COLS;
     struct gemv_source from;
     for (int i = 0; i < 2; i++)
         from.w[i] =
-            p.w + (size_t)gemv_weight_row(tile, lane, i, p.rows) * a.stride + gemv_part(lane) * 8;
-    from.has_x = col0 + gemv_row(lane) < a.n;
-    from.x = a.x + (size_t)(col0 + gemv_row(lane)) * a.stride + gemv_part(lane) * 8;
+            p.w + (size_t)gemv_weight_row(tile, lane, i, p.rows) * a.x.stride + gemv_part(lane) * 8;
+    from.has_x = col0 + gemv_row(lane) < a.x.n;
+    from.x = half_row(a.x, col0 + gemv_row(lane)) + gemv_part(lane) * 8;
     struct gemv_chunk held[GEMV_AHEAD];
     float sum[GEMV_SUMS];
 #pragma unroll
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
     }
     gemv_put(part, sum);
     __syncthreads();
-    gemv_finish(p.y, part, x, tile, col0, p.scale, 1.0f, p.bias, p.rows);
+    gemv_finish(p.y, part, a.x, tile, col0, p.scale, 1.0f, p.bias, p.rows);
 }
 
 #ifndef __CUDACC_RTC__
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
 
 void gemv(struct mll_exec *ex, struct matmul_args *a)
 {
-    dim3 grid(matmul_tiles(a, GEMV_ROWS), blocks_for((size_t)a->n, GEMV_COLS));
+    dim3 grid(matmul_tiles(a, GEMV_ROWS), blocks_for((size_t)a->x.n, GEMV_COLS));
     LAUNCH(gemv_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *a);
     launched(ex, "gemv");
 }

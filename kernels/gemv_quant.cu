@@ -23,7 +23,7 @@ struct q4_lane {
     bool has[2];
 };
 
-__device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const struct gemv_x &x,
+__device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const struct operand &x,
                                                      int tile, int col0)
 {
     int lane = threadIdx.x % WARP, part = gemv_part(lane);
@@ -34,7 +34,7 @@ __device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const s
     for (int i = 0; i < 2; i++) {
         l.codes[i] = w.codes + (size_t)gemv_weight_row(tile, lane, i, w.rows) * (w.cols / 2);
         l.has[i] = meets && col0 + col + 4 * i < x.n;
-        l.x[i] = x.rows + (size_t)(col0 + col + 4 * i) * x.stride;
+        l.x[i] = half_row(x, col0 + col + 4 * i);
     }
     return l;
 }
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, GROUPS == 1 && GEMV_QUADS ? 3 : 
     DYN_SHARED_BYTES(GEMV_ROWS * 66 * sizeof(float)); /* of 4096 columns */
     const struct matmul_part out = matmul_part_of(q.a, blockIdx.x);
     const struct q4 w = quant_weight_of(q, blockIdx.x);
-    const struct gemv_x x = {q.a.x, q.a.x_scale, q.a.n, q.a.stride};
+    const struct operand &x = q.a.x;
     const int N = GEMV_QUADS ? GROUPS : 1, STEP = GEMV_WARPS * Q4_K;
     const int tile = blockIdx.x - out.tile_from;
     const int col0 = blockIdx.y * GEMV_COLS, warp = threadIdx.x / WARP, part = threadIdx.x % WARP;
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_a
     SHARED(float, part_sums, [GEMV_WARPS * GEMV_COLS * GEMV_ROWS]);
     const struct matmul_part out = matmul_part_of(q.a, blockIdx.x);
     const struct q4 w = quant_weight_of(q, blockIdx.x);
-    const struct gemv_x x = {q.a.x, q.a.x_scale, q.a.n, q.a.stride};
+    const struct operand &x = q.a.x;
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = gemv_part(lane);
     const int tile = blockIdx.x - out.tile_from, col0 = blockIdx.y * GEMV_COLS;
     const int windows = w.cols / I8_K;
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_a
     for (int i = 0; i < 2; i++)
         row[i] = w.codes + (size_t)gemv_weight_row(tile, lane, i, w.rows) * w.cols + part * 16;
     const bool has = col0 + gemv_row(lane) < x.n;
-    const __half *xs = x.rows + (size_t)(col0 + gemv_row(lane)) * x.stride + part * 16;
+    const __half *xs = half_row(x, col0 + gemv_row(lane)) + part * 16;
     uint4 ahead[I8_AHEAD][2];
 #pragma unroll
     for (int a = 0; a < I8_AHEAD; a++)
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_a
 /* Launches with as much dynamic shared memory as the columns want. */
 static void launch_q4(void (*kernel)(struct quant_args), struct mll_exec *ex, struct quant_args *q)
 {
-    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.n, GEMV_COLS));
+    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.x.n, GEMV_COLS));
     int shared = GEMV_ROWS * q4_absmax_stride(q->w[0].cols) * (int)sizeof(float);
     if (shared > 14 * 1024) /* with the table more than what every kernel may have */
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
@@ -274,7 +274,7 @@ static void launch_q4(void (*kernel)(struct quant_args), struct mll_exec *ex, st
 
 void gemv_q4(struct mll_exec *ex, struct quant_args *q)
 {
-    bool two = q->a.n > 4;
+    bool two = q->a.x.n > 4;
     if (q->w[0].absmax == NULL)
         launch_q4(two ? gemv_q4_kernel<true, 2> : gemv_q4_kernel<true, 1>, ex, q);
     else
@@ -283,7 +283,7 @@ void gemv_q4(struct mll_exec *ex, struct quant_args *q)
 
 void gemv_i8(struct mll_exec *ex, struct quant_args *q)
 {
-    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.n, GEMV_COLS));
+    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.x.n, GEMV_COLS));
     LAUNCH(gemv_i8_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *q);
     launched(ex, "gemv_i8");
 }

@@ -12,7 +12,7 @@
 #ifndef MLL_GEMV_TILE_CUH
 #define MLL_GEMV_TILE_CUH
 
-#include "device.cuh"
+#include "operand.cuh"
 
 #define GEMV_ROWS    16
 #define GEMV_COLS    8 /* rows of x a pass */
@@ -20,13 +20,6 @@
 #define GEMV_THREADS (GEMV_WARPS * WARP)
 #define GEMV_QUADS   (MLL_ARCH >= 750) /* fragments by quads of lanes, not by quad pairs */
 #define GEMV_SUMS    (GEMV_QUADS ? 4 : 16)
-
-/* Half rows of x as half_rows.cu leaves them: (n, stride), row r to be multiplied by scale[r]. */
-struct gemv_x {
-    const __half *rows;
-    const float *scale;
-    int n, stride;
-};
 
 __device__ __forceinline__ int gemv_row(int lane)
 {
@@ -86,9 +79,10 @@ __device__ __forceinline__ void gemv_put(float *part, const float d[GEMV_SUMS])
     }
 }
 
-/* y[col][row] = the sum of the warps' parts * x.scale[col] * scale[row] + bias[row] for the rows
- * of tile `tile`, after a barrier; rows: those of W, also the stride of y. scale NULL: unit. */
-__device__ __forceinline__ void gemv_finish(float *y, const float *part, const struct gemv_x &x,
+/* y[col][row] = the sum of the warps' parts * the scale of x[col] * scale[row] + bias[row] for the
+ * rows of tile `tile`, after a barrier; rows: those of W, also the stride of y. scale NULL: unit.
+ */
+__device__ __forceinline__ void gemv_finish(float *y, const float *part, const struct operand &x,
                                             int tile, int col0, const float *scale, float unit,
                                             const float *bias, int rows)
 {
@@ -99,7 +93,7 @@ __device__ __forceinline__ void gemv_finish(float *y, const float *part, const s
 #pragma unroll
     for (int w = 1; w < GEMV_WARPS; w++)
         sum += part[w * GEMV_COLS * GEMV_ROWS + threadIdx.x];
-    sum *= x.scale[col0 + col] * (scale == nullptr ? unit : scale[row] * unit);
+    sum *= half_row_scale(x, col0 + col) * (scale == nullptr ? unit : scale[row] * unit);
     y[(size_t)(col0 + col) * rows + row] = sum + (bias == nullptr ? 0.0f : bias[row]);
 }
 

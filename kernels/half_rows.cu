@@ -1,11 +1,11 @@
-/* half_rows.cu - matrices as the tensor cores take them: fp16 rows, each divided by a power of two
- * of its own (half_scale), zeros behind them up to half_stride(cols).
+/* half_rows.cu - matrices in the form of operand.cuh, and where activations have it.
  *
  * Nothing can overflow: the largest element of a row lies in [2^14, 2^15). What the scale costs is
  * only at the other end, where elements 2^39 below the largest become zero; those are counted.
- * Weights come here once, when they are loaded, activations before each matmul that no producer
- * left a half form for. A block a row, read twice. */
-#include "device.cuh"
+ * Weights come here once, when they are loaded, activations before each matmul whose x was not
+ * declared an operand. A block a row, read twice; in its own place read once, into registers. */
+#include "operand.cuh"
+#include "rows.cuh"
 
 #define HALF_THREADS 512
 
@@ -34,6 +34,16 @@ __global__ void __launch_bounds__(HALF_THREADS)
         scale[blockIdx.x] = s;
     if (underflows != nullptr && lost > 0)
         atomicAdd(underflows, lost);
+}
+
+template <int VECS>
+__global__ void __launch_bounds__(ROW_THREADS)
+    operand_kernel(struct operand form, const float *x, int dim)
+{
+    SHARED(float, part, [WARP]);
+    float4 v[VECS];
+    row_load<VECS>(v, x, dim);
+    row_store_half<VECS>(form, v, dim, part);
 }
 
 #ifndef __CUDACC_RTC__
@@ -66,32 +76,41 @@ size_t operand_bytes(int n, int cols)
     return rows + ((size_t)n * sizeof(float) + 63) / 64 * 64;
 }
 
-struct operand operand_place(struct mll_exec *ex, const float *x, int n, int cols)
+struct operand operand_at(const struct mll_exec *ex, const float *x, int n, int cols)
 {
-    struct operand o = {NULL, n, cols, half_stride(cols), NULL, NULL};
-    size_t mark = exec_mark(ex), bytes = operand_bytes(n, cols);
-    if (bytes > ex->arena_size - mark)
-        return o;
-    o.rows = (__half *)exec_alloc(ex, bytes);
-    o.scale = (float *)(o.rows + (size_t)n * (size_t)o.stride);
-    o.x = x;
-    exec_release(ex, mark);
+    struct operand o = {NULL, NULL, n, cols, half_stride(cols), 2 * cols, cols};
+    MLL_ASSERT((size_t)n * (size_t)cols <= INT32_MAX);
+    if (cols % 4 == 0 && cols >= OPERAND_LEAST && cols <= OPERAND_MOST &&
+        exec_is_operand(ex, x, n, cols)) {
+        o.rows = (__half *)(uintptr_t)x;
+        o.scale = (float *)(uintptr_t)x + cols - 1;
+    }
     return o;
+}
+
+void operand_from(struct mll_exec *ex, const struct operand *o, const float *x)
+{
+    dim3 grid((unsigned)o->n), block(row_threads(o->cols));
+    if (row_vectors(o->cols) <= 4)
+        LAUNCH(operand_kernel<4>, grid, block, 0, stream_of(ex), *o, x, o->cols);
+    else
+        LAUNCH(operand_kernel<8>, grid, block, 0, stream_of(ex), *o, x, o->cols);
+    launched(ex, "operand");
 }
 
 struct operand operand_of(struct mll_exec *ex, const float *x, int n, int cols)
 {
-    struct operand o = operand_place(ex, x, n, cols), *kept = &exec_cuda(ex)->operand;
-    MLL_ASSERT(o.rows != NULL);
-    if (kept->x == x && kept->rows == o.rows && kept->n == n && kept->cols == cols)
-        return *kept;
+    struct operand o = operand_at(ex, x, n, cols);
+    if (o.rows != NULL)
+        return o;
+    size_t mark = exec_mark(ex);
+    o.rows = (__half *)exec_alloc(ex, operand_bytes(n, cols));
+    o.scale = (float *)(o.rows + (size_t)n * (size_t)o.stride);
+    o.step = o.stride;
+    o.scale_step = 1;
+    exec_release(ex, mark);
     half_rows<float>(ex, o.rows, o.scale, NULL, x, n, cols);
     launched(ex, "half_rows");
     return o;
-}
-
-void operand_keep(struct mll_exec *ex, const struct operand *o)
-{
-    exec_cuda(ex)->operand = *o;
 }
 #endif

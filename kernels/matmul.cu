@@ -33,7 +33,7 @@ static void gemm_fast(struct mll_exec *ex, struct matmul_args *a)
 static void matmul_half(struct mll_exec *ex, float *const y[], const struct operand *x,
                         const struct mat *const w[], const float *bias, int count)
 {
-    struct matmul_args a = {x->rows, x->scale, x->n, x->stride, count, {}};
+    struct matmul_args a = {*x, count, {}};
     for (int i = 0; i < count; i++) {
         MLL_ASSERT(is_half(w[i]));
         a.parts[i].y = y[i];
@@ -50,24 +50,15 @@ static void matmul_half(struct mll_exec *ex, float *const y[], const struct oper
         gemm_fast(ex, &a);
 }
 
-/* Whether the n floats at y and the m at x share memory. */
-static bool overlap(const float *y, size_t n, const float *x, size_t m)
-{
-    return y < x + m && x < y + n;
-}
-
 void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                  const struct mat *bias, int n)
 {
     struct operand o = operand_of(ex, x, n, w->cols);
     const float *b = bias ? (const float *)bias->data : NULL;
     if (w->dtype == MLL_DTYPE_Q4 || w->dtype == MLL_DTYPE_I8)
-        matmul_quant(ex, &y, x, &o, &w, b, 1);
+        matmul_quant(ex, &y, &o, &w, b, 1);
     else
         matmul_half(ex, &y, &o, &w, b, 1);
-    size_t outputs = (size_t)n * (size_t)w->rows, inputs = (size_t)n * (size_t)w->cols;
-    if (!overlap(y, outputs, x, inputs))
-        operand_keep(ex, &o);
 }
 
 void matmul_group_cuda(struct mll_exec *ex, float *const y[], const float *x,
@@ -80,8 +71,7 @@ void matmul_group_cuda(struct mll_exec *ex, float *const y[], const float *x,
         if (is_half(w[i]))
             matmul_half(ex, y + i, &o, w + i, NULL, end - i);
         else
-            matmul_quant(ex, y + i, x, &o, w + i, NULL, end - i);
+            matmul_quant(ex, y + i, &o, w + i, NULL, end - i);
     }
-    operand_keep(ex, &o);
 }
 #endif

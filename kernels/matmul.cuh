@@ -3,12 +3,11 @@
  *
  *   y[r][o] = dot(x[r], w[o]) * w_scale[o] * x_scale[r] + bias[o]
  *
- * Both kinds of rows lie `stride` elements apart, a multiple of 64, with zeros behind their columns
- * (half_rows.cu), so that no kernel looks at columns. */
+ * Weights are rows as operand.cuh has them, x.stride elements apart. */
 #ifndef MLL_MATMUL_CUH
 #define MLL_MATMUL_CUH
 
-#include "device.cuh"
+#include "operand.cuh"
 
 #ifdef __CUDACC_RTC__
 #define MLL_MATMUL_GROUP 3
@@ -18,16 +17,15 @@
 
 struct matmul_part {
     float *y;            /* (n, rows) */
-    const __half *w;     /* (rows, stride) */
+    const __half *w;     /* (rows, x.stride) */
     const float *scale;  /* (rows) */
     const float *bias;   /* (rows) or NULL */
     int rows, tile_from; /* the first of the launch's row tiles that is its own */
 };
 
 struct matmul_args {
-    const __half *x;      /* (n, stride) */
-    const float *x_scale; /* (n) */
-    int n, stride, n_parts;
+    struct operand x;
+    int n_parts;
     struct matmul_part parts[MLL_MATMUL_GROUP];
 };
 

@@ -11,13 +11,14 @@
 #define FAST_THREADS 256
 
 __global__ void __launch_bounds__(FAST_THREADS)
-    fast_finish_kernel(float *y, const float *w_scale, const float *x_scale, const float *bias,
+    fast_finish_kernel(float *y, const float *w_scale, struct operand x, const float *bias,
                        int rows)
 {
     int r = blockIdx.x, o = blockIdx.y * FAST_THREADS + threadIdx.x;
     size_t at = (size_t)r * rows + o;
     if (o < rows)
-        y[at] = matmul_finish(y[at], w_scale[o], x_scale[r], bias == nullptr ? 0.0f : bias[o]);
+        y[at] = matmul_finish(y[at], w_scale[o], half_row_scale(x, r),
+                              bias == nullptr ? 0.0f : bias[o]);
 }
 
 #ifndef __CUDACC_RTC__
@@ -142,11 +143,12 @@ static bool describe(struct matmul_fast *f, struct lt_product *p, const struct m
                      const struct matmul_part *part)
 {
     const int32_t transpose = OP_TRANSPOSE;
-    const void *operands[] = {part->w, args->x, part->y, part->y};
-    uint64_t rows = (uint64_t)part->rows, n = (uint64_t)args->n, k = (uint64_t)args->stride;
+    const void *operands[] = {part->w, args->x.rows, part->y, part->y};
+    uint64_t rows = (uint64_t)part->rows, n = (uint64_t)args->x.n;
+    uint64_t k = (uint64_t)args->x.stride;
     int status = f->MatmulDescCreate(&p->desc, COMPUTE_32F, R_32F);
-    status |= f->MatrixLayoutCreate(&p->a, R_16F, k, rows, args->stride);
-    status |= f->MatrixLayoutCreate(&p->b, R_16F, k, n, args->stride);
+    status |= f->MatrixLayoutCreate(&p->a, R_16F, k, rows, args->x.stride);
+    status |= f->MatrixLayoutCreate(&p->b, R_16F, k, n, args->x.step);
     status |= f->MatrixLayoutCreate(&p->d, R_32F, rows, n, part->rows);
     status |= f->MatmulPreferenceCreate(&p->preference);
     if (status != 0)
@@ -173,8 +175,8 @@ static bool multiply(struct mll_exec *ex, const struct lt_product *p,
                                   &result, &found) != 0 ||
         found == 0)
         return false;
-    return f->Matmul(f->handle, p->desc, &one, part->w, p->a, args->x, p->b, &zero, part->y, p->d,
-                     part->y, p->d, &result.algo, f->workspace, WORKSPACE_BYTES,
+    return f->Matmul(f->handle, p->desc, &one, part->w, p->a, args->x.rows, p->b, &zero, part->y,
+                     p->d, part->y, p->d, &result.algo, f->workspace, WORKSPACE_BYTES,
                      stream_of(ex)) == 0;
 }
 
@@ -185,9 +187,9 @@ bool matmul_fast(struct mll_exec *ex, const struct matmul_args *args,
     struct lt_product p = {NULL, NULL, NULL, NULL, NULL};
     bool done = describe(f, &p, args, part) && multiply(ex, &p, args, part);
     if (done) {
-        dim3 grid((unsigned)args->n, blocks_for((size_t)part->rows, FAST_THREADS));
+        dim3 grid((unsigned)args->x.n, blocks_for((size_t)part->rows, FAST_THREADS));
         LAUNCH(fast_finish_kernel, grid, dim3(FAST_THREADS), 0, stream_of(ex), part->y, part->scale,
-               args->x_scale, part->bias, part->rows);
+               args->x, part->bias, part->rows);
         launched(ex, "matmul_fast");
     }
     if (p.preference != NULL)

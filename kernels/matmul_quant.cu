@@ -3,7 +3,7 @@
  *
  * The kernels of gemv_quant.cu and gemm_quant.cu want rows of whole blocks of 64 elements, as all
  * layers of the models have. Anything else (blocks that run over the ends of rows, blocks of 32) is
- * slow, right, and the same in both phases: a warp an element, in float32. */
+ * slow, right, and the same in both phases: a warp an element, with float32 sums. */
 #include "quant.cuh"
 
 #define PLAIN_WARPS 4
@@ -19,33 +19,35 @@ __device__ __forceinline__ float q4_element(const struct q4 &w, const uint32_t v
 }
 
 __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
-    matmul_plain_q4_kernel(float *y, const float *x, struct q4 w, const float *bias)
+    matmul_plain_q4_kernel(float *y, struct operand x, struct q4 w, const float *bias)
 {
     SHARED(uint32_t, values, [16]);
     int o = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, r = blockIdx.y;
+    const __half *row = half_row(x, r);
     q4_values(values, w);
     __syncthreads();
     if (o >= w.rows)
         return;
     float sum = 0.0f;
     for (int k = threadIdx.x % WARP; k < w.cols; k += WARP)
-        sum = fmaf(x[(size_t)r * w.cols + k], q4_element(w, values, (size_t)o * w.cols + k), sum);
-    sum = warp_sum(sum) * w.unit;
+        sum = fmaf(__half2float(row[k]), q4_element(w, values, (size_t)o * w.cols + k), sum);
+    sum = warp_sum(sum) * w.unit * half_row_scale(x, r);
     if (threadIdx.x % WARP == 0)
         y[(size_t)r * w.rows + o] = sum + (bias == nullptr ? 0.0f : bias[o]);
 }
 
 __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
-    matmul_plain_i8_kernel(float *y, const float *x, const int8_t *codes, const float *scale,
-                           int rows, int cols, const float *bias)
+    matmul_plain_i8_kernel(float *y, struct operand x, const int8_t *codes, const float *scale,
+                           int rows, const float *bias)
 {
     int o = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, r = blockIdx.y;
+    const __half *row = half_row(x, r);
     if (o >= rows)
         return;
     float sum = 0.0f;
-    for (int k = threadIdx.x % WARP; k < cols; k += WARP)
-        sum = fmaf(x[(size_t)r * cols + k], (float)codes[(size_t)o * cols + k], sum);
-    sum = warp_sum(sum) * scale[o] * (1.0f / 127.0f);
+    for (int k = threadIdx.x % WARP; k < x.cols; k += WARP)
+        sum = fmaf(__half2float(row[k]), (float)codes[(size_t)o * x.cols + k], sum);
+    sum = warp_sum(sum) * scale[o] * (1.0f / 127.0f) * half_row_scale(x, r);
     if (threadIdx.x % WARP == 0)
         y[(size_t)r * rows + o] = sum + (bias == nullptr ? 0.0f : bias[o]);
 }
@@ -165,15 +167,15 @@ static bool is_alike(const struct mat *a, const struct mat *b)
                           memcmp(p->values, q->values, sizeof p->values) == 0));
 }
 
-static void matmul_plain(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
-                         const float *bias, int n)
+static void matmul_plain(struct mll_exec *ex, float *y, const struct operand *x,
+                         const struct mat *w, const float *bias)
 {
-    dim3 grid(blocks_for((size_t)w->rows, PLAIN_WARPS), (unsigned)n), block(PLAIN_WARPS * WARP);
+    dim3 grid(blocks_for((size_t)w->rows, PLAIN_WARPS), (unsigned)x->n), block(PLAIN_WARPS * WARP);
     if (w->dtype == MLL_DTYPE_Q4)
-        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, x, *q4_of(w), bias);
+        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, *x, *q4_of(w), bias);
     else
-        LAUNCH(matmul_plain_i8_kernel, grid, block, 0, stream_of(ex), y, x, (const int8_t *)w->data,
-               w->scale, w->rows, w->cols, bias);
+        LAUNCH(matmul_plain_i8_kernel, grid, block, 0, stream_of(ex), y, *x,
+               (const int8_t *)w->data, w->scale, w->rows, bias);
     launched(ex, "matmul_plain");
 }
 
@@ -199,15 +201,15 @@ static void add_part(struct quant_args *q, float *y, const struct mat *w, const 
     codes->cols = w->cols;
 }
 
-void matmul_quant(struct mll_exec *ex, float *const y[], const float *rows, const struct operand *x,
+void matmul_quant(struct mll_exec *ex, float *const y[], const struct operand *x,
                   const struct mat *const w[], const float *bias, int count)
 {
     for (int i = 0; i < count;) {
-        struct quant_args q = {{x->rows, x->scale, x->n, x->stride, 0, {}}, {}};
+        struct quant_args q = {{*x, 0, {}}, {}};
         const struct mat *first = w[i];
         bool is_q4 = first->dtype == MLL_DTYPE_Q4;
         if (!is_regular(first)) {
-            matmul_plain(ex, y[i], rows, first, i == 0 ? bias : NULL, x->n);
+            matmul_plain(ex, y[i], x, first, i == 0 ? bias : NULL);
             i++;
             continue;
         }

@@ -1,9 +1,9 @@
 /* norm.cu - RMSNorm, also behind a residual, and LayerNorm on the GPU.  Contract: ops.h.
  *
  * A block a row, which stays in registers from the first sum to the last product: VECS float4 a
- * thread. The half form that a matmul would make of y is left for it (exec_cuda.h), for that takes
- * no more than the row's maximum. Rows too long for the registers, or not of whole float4s, are
- * read again for every step. A row's sum depends on dim only. */
+ * thread. An operand (ops.h, exec_operand) then takes no more than the row's maximum. Rows too long
+ * for the registers, or not of whole float4s, are read again for every step. A row's sum depends on
+ * dim only. */
 #include "device.cuh"
 #include "fmath.h"
 #include "rows.cuh"
@@ -13,7 +13,7 @@
 /* y = w v / sqrt(mean(v^2) + eps), v = x, or where h is given h = h + s row_scale x. */
 template <int VECS>
 __global__ void __launch_bounds__(ROW_THREADS)
-    rmsnorm_kernel(float *y, half_out form, float *h, const float *x, const float *gate,
+    rmsnorm_kernel(float *y, struct operand form, float *h, const float *x, const float *gate,
                    const float *row_scale, const float *w, int dim, float eps)
 {
     SHARED(float, part, [WARP]);
@@ -42,14 +42,13 @@ __global__ void __launch_bounds__(ROW_THREADS)
         v[k] = make_float4(a.x * (v[k].x * r), a.y * (v[k].y * r), a.z * (v[k].z * r),
                            a.w * (v[k].w * r));
     }
-    row_store<VECS>(y, v, dim);
-    row_store_half<VECS>(form, v, dim, part);
+    row_put<VECS>(y, form, v, dim, part);
 }
 
 /* y = (x - mean) / sqrt(var + eps) w + b */
 template <int VECS>
 __global__ void __launch_bounds__(ROW_THREADS)
-    layernorm_kernel(float *y, half_out form, const float *x, const float *w, const float *b,
+    layernorm_kernel(float *y, struct operand form, const float *x, const float *w, const float *b,
                      int dim, float eps)
 {
     SHARED(float, part, [WARP]);
@@ -75,8 +74,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
         v[k] = make_float4(fmaf(v[k].x * r, a.x, c.x), fmaf(v[k].y * r, a.y, c.y),
                            fmaf(v[k].z * r, a.z, c.z), fmaf(v[k].w * r, a.w, c.w));
     }
-    row_store<VECS>(y, v, dim);
-    row_store_half<VECS>(form, v, dim, part);
+    row_put<VECS>(y, form, v, dim, part);
 }
 
 __global__ void __launch_bounds__(NORM_THREADS)
@@ -114,11 +112,10 @@ __global__ void __launch_bounds__(NORM_THREADS)
 
 /* h NULL: no residual. */
 static void rmsnorm(struct mll_exec *ex, float *y, float *h, const float *x, const float *gate,
-                    const float *row_scale, const struct mat *w, int rows, int dim, float eps,
-                    const struct operand *o)
+                    const float *row_scale, const struct mat *w, int rows, int dim, float eps)
 {
     dim3 grid((unsigned)rows), block(row_threads(dim));
-    half_out form = half_out_of(o);
+    struct operand form = operand_at(ex, y, rows, dim);
     const float *weight = (const float *)w->data;
     if (row_vectors(dim) == 1)
         LAUNCH(rmsnorm_kernel<1>, grid, block, 0, stream_of(ex), y, form, h, x, gate, row_scale,
@@ -134,21 +131,26 @@ static bool fits_registers(int dim)
     return dim % 4 == 0 && row_vectors(dim) <= 2;
 }
 
+/* Behind a kernel that wrote floats where there may be an operand. */
+static void floats_written(struct mll_exec *ex, float *y, int rows, int dim, const char *name)
+{
+    struct operand o = operand_at(ex, y, rows, dim);
+    launched(ex, name);
+    if (o.rows != NULL)
+        operand_from(ex, &o, y);
+}
+
 void rmsnorm_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *w, int rows,
                   int dim, float eps)
 {
-    /* In place: a norm in front of attention, not of a matmul. */
-    struct operand o = operand_none();
-    if (!fits_registers(dim)) {
-        LAUNCH(rmsnorm_any_kernel, dim3((unsigned)rows), dim3(NORM_THREADS), 0, stream_of(ex), y, x,
-               (const float *)w->data, dim, eps);
-    } else {
-        if (y != x)
-            o = operand_place(ex, y, rows, dim);
-        rmsnorm(ex, y, NULL, x, NULL, NULL, w, rows, dim, eps, &o);
+    if (fits_registers(dim)) {
+        rmsnorm(ex, y, NULL, x, NULL, NULL, w, rows, dim, eps);
+        launched(ex, "rmsnorm");
+        return;
     }
-    launched(ex, "rmsnorm");
-    operand_keep(ex, &o);
+    LAUNCH(rmsnorm_any_kernel, dim3((unsigned)rows), dim3(NORM_THREADS), 0, stream_of(ex), y, x,
+           (const float *)w->data, dim, eps);
+    floats_written(ex, y, rows, dim, "rmsnorm");
 }
 
 void add_rmsnorm_cuda(struct mll_exec *ex, float *y, float *h, const float *x,
@@ -160,10 +162,8 @@ void add_rmsnorm_cuda(struct mll_exec *ex, float *y, float *h, const float *x,
         rmsnorm_cuda(ex, y, h, w, rows, dim, eps);
         return;
     }
-    struct operand o = operand_place(ex, y, rows, dim);
-    rmsnorm(ex, y, h, x, gate ? (const float *)gate->data : NULL, row_scale, w, rows, dim, eps, &o);
+    rmsnorm(ex, y, h, x, gate ? (const float *)gate->data : NULL, row_scale, w, rows, dim, eps);
     launched(ex, "add_rmsnorm");
-    operand_keep(ex, &o);
 }
 
 void layernorm_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
@@ -171,20 +171,19 @@ void layernorm_cuda(struct mll_exec *ex, float *y, const float *x, const struct 
 {
     dim3 grid((unsigned)rows), block(row_threads(dim));
     const float *weight = (const float *)w->data, *bias = (const float *)b->data;
-    struct operand o = operand_none();
-    if (fits_registers(dim) && y != x)
-        o = operand_place(ex, y, rows, dim);
-    half_out form = half_out_of(&o);
-    if (!fits_registers(dim))
+    struct operand form = operand_at(ex, y, rows, dim);
+    if (!fits_registers(dim)) {
         LAUNCH(layernorm_any_kernel, grid, dim3(NORM_THREADS), 0, stream_of(ex), y, x, weight, bias,
                dim, eps);
-    else if (row_vectors(dim) == 1)
+        floats_written(ex, y, rows, dim, "layernorm");
+        return;
+    }
+    if (row_vectors(dim) == 1)
         LAUNCH(layernorm_kernel<1>, grid, block, 0, stream_of(ex), y, form, x, weight, bias, dim,
                eps);
     else
         LAUNCH(layernorm_kernel<2>, grid, block, 0, stream_of(ex), y, form, x, weight, bias, dim,
                eps);
     launched(ex, "layernorm");
-    operand_keep(ex, &o);
 }
 #endif

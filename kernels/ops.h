@@ -148,6 +148,13 @@ void *exec_alloc(struct mll_exec *ex, size_t bytes);
 size_t exec_mark(const struct mll_exec *ex);
 void exec_release(struct mll_exec *ex, size_t mark);
 size_t exec_peak(const struct mll_exec *ex);
+/* Declares that of x (n, cols), floats of the device, whole rows are written for matmuls to read
+ * and for nobody else: what op_rmsnorm, op_add_rmsnorm, op_layernorm, op_silu_mul, op_gelu and
+ * op_attn_vision leave there, also in place, only op_matmul and op_matmul_group may take, which in
+ * their turn take nothing else from there. A GPU keeps such rows in fp16, its kernels' own form,
+ * and stores no floats. All other ops read and write floats there as everywhere. Until the arena is
+ * released below where it stands now. The CPU makes no difference. */
+void exec_operand(struct mll_exec *ex, const float *x, int n, int cols);
 /* Gives the pages of the arena that nothing is allocated in back to the system, where they are
  * many; they come back when next touched. For after a stage that needs far more than the next. */
 #define EXEC_TRIM_LEAST ((size_t)16 << 20)

@@ -17,10 +17,9 @@ struct device_blocks {
  * memory: their absmax is looked at. */
 void q4_describe(struct device_blocks *d, const struct mat *m);
 
-/* y[i] = x w[i]^T for count Q4 and I8 weights of the same cols; bias of w[0] or NULL. x: what
- * operand_of made of rows, which the plain form reads itself. The exec's phase chooses the kernel;
- * one launch where the weights are of one kind. */
-void matmul_quant(struct mll_exec *ex, float *const y[], const float *rows, const struct operand *x,
+/* y[i] = x w[i]^T for count Q4 and I8 weights of the same cols; bias of w[0] or NULL. The exec's
+ * phase chooses the kernel; one launch where the weights are of one kind. */
+void matmul_quant(struct mll_exec *ex, float *const y[], const struct operand *x,
                   const struct mat *const w[], const float *bias, int count);
 
 /* Prompt rows. */

@@ -1,21 +1,14 @@
-/* rows.cuh - a row of floats in the registers of a block, VECS float4 a thread, and the half form
- * of a result, as rows_to_half would make it (half_rows.cu, exec_cuda.h).
+/* rows.cuh - a row of floats in the registers of a block, VECS float4 a thread, and where a result
+ * goes: to floats, or into the form of operand.cuh.
  *
  * Row blockIdx.x of (rows, dim), dim a multiple of 4, 16-byte aligned; float4 k of a thread is
  * number k * blockDim.x + threadIdx.x of the row, zero beyond its end. */
 #ifndef MLL_ROWS_CUH
 #define MLL_ROWS_CUH
 
-#include "device.cuh"
+#include "operand.cuh"
 
 #define ROW_THREADS 1024
-
-/* Where the half form goes; rows NULL: nowhere. */
-struct half_out {
-    __half *rows; /* (rows, stride) */
-    float *scale; /* (rows) */
-    int stride;
-};
 
 __device__ __forceinline__ int row_column(int k)
 {
@@ -58,31 +51,38 @@ __device__ __forceinline__ uint32_t half_pair(float a, float b)
            (uint32_t)__half_as_ushort(__float2half_rn(b)) << 16;
 }
 
-/* The row in fp16, divided by its power of two, zeros from dim to stride. part: (WARP) of shared
- * memory. Values beyond the row's end are zero. */
+/* The row in fp16, divided by its power of two. part: (WARP) of shared memory. Values beyond the
+ * row's end are zero. The halves may lie where v was read: all have read before the first writes.
+ */
 template <int VECS>
-__device__ __forceinline__ void row_store_half(const half_out &form, const float4 v[VECS], int dim,
-                                               float *part)
+__device__ __forceinline__ void row_store_half(const struct operand &form, const float4 v[VECS],
+                                               int dim, float *part)
 {
     float max = 0.0f;
-    if (form.rows == nullptr)
-        return;
 #pragma unroll
     for (int k = 0; k < VECS; k++)
         max = fmaxf(fmaxf(fmaxf(max, fabsf(v[k].x)), fmaxf(fabsf(v[k].y), fabsf(v[k].z))),
                     fabsf(v[k].w));
     float s = half_scale(block_max(max, part)), inverse = 1.0f / s;
-    __half *row = form.rows + (size_t)blockIdx.x * form.stride;
+    __half *row = half_row(form, blockIdx.x);
 #pragma unroll
     for (int k = 0; k < VECS; k++)
         if (row_column(k) < dim)
             *(uint2 *)(row + row_column(k)) =
                 make_uint2(half_pair(v[k].x * inverse, v[k].y * inverse),
                            half_pair(v[k].z * inverse, v[k].w * inverse));
-    for (int i = dim + (int)threadIdx.x; i < form.stride; i += blockDim.x)
-        row[i] = __float2half_rn(0.0f);
-    if (threadIdx.x == 0)
-        form.scale[blockIdx.x] = s;
+    half_row_end(form, blockIdx.x, s, threadIdx.x, blockDim.x);
+}
+
+/* The row to its operand, or where there is none to y. */
+template <int VECS>
+__device__ __forceinline__ void row_put(float *y, const struct operand &form, const float4 v[VECS],
+                                        int dim, float *part)
+{
+    if (form.rows == nullptr)
+        row_store<VECS>(y, v, dim);
+    else
+        row_store_half<VECS>(form, v, dim, part);
 }
 
 #ifndef __CUDACC_RTC__
@@ -98,18 +98,6 @@ static inline unsigned row_threads(int dim)
 {
     int vectors = row_vectors(dim);
     return blocks_for((size_t)dim, (size_t)(4 * vectors * WARP)) * WARP;
-}
-
-static inline struct operand operand_none(void)
-{
-    struct operand o = {NULL, 0, 0, 0, NULL, NULL};
-    return o;
-}
-
-static inline half_out half_out_of(const struct operand *o)
-{
-    half_out form = {o->rows, o->scale, o->stride};
-    return form;
 }
 #endif
 

@@ -124,3 +124,47 @@ Test(op_attn_vision, pad_rows_do_not_see_each_other)
     free(y);
     free(changed);
 }
+
+/* As an operand it gives a matmul what the floats give it: the same halves over another power of
+ * two. */
+Test(op_attn_vision, leaves_an_operand)
+{
+    static const struct vision_case shapes[] = {
+        {70, 2, 80, 30, 33}, {40, 3, 32, 40, 41}, {33, 1, 100, 20, 30}, {9, 1, 64, 0, 1}};
+    enum { OUT = 3 };
+    struct mll_exec *ex = NULL;
+    while ((ex = op_each_exec(ex, 1 << 22)) != NULL)
+        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+            const struct vision_case *c = &shapes[i];
+            int cols = c->heads * c->dim;
+            size_t mark = exec_mark(ex), n = (size_t)(c->rows * cols), bytes = n * sizeof(float);
+            size_t bytes_out = (size_t)c->rows * OUT * sizeof(float);
+            float *x = op_floats(n, 1, 2), *left = op_floats((size_t)c->rows * OUT, 1, 1);
+            float *made = op_floats((size_t)c->rows * OUT, 2, 1);
+            uint8_t *pad = malloc((size_t)c->rows);
+            for (int r = 0; r < c->rows; r++)
+                pad[r] = r % c->pad_every >= c->first_pad;
+            struct mat weight = op_mat(OUT, cols, MLL_DTYPE_BF16, 0, 6, 1);
+            struct mat w = op_weight(ex, &weight, WEIGHT_MATRIX);
+            const float *q = op_dev(ex, x, bytes);
+            const uint8_t *p = op_dev(ex, pad, (size_t)c->rows);
+            float *floats = op_is_cuda(ex) ? op_dev(ex, x, bytes) : op_floats(n, 2, 1);
+            float *d_left = op_dev(ex, left, bytes_out), *d_made = op_dev(ex, made, bytes_out);
+            op_attn_vision(ex, floats, q, q, q, p, c->rows, c->heads, c->dim, 0.2f);
+            op_matmul(ex, d_made, floats, &w, NULL, c->rows);
+            exec_alloc(ex, 1);
+            exec_operand(ex, floats, c->rows, cols);
+            op_attn_vision(ex, floats, q, q, q, p, c->rows, c->heads, c->dim, 0.2f);
+            op_matmul(ex, d_left, floats, &w, NULL, c->rows);
+            op_back(ex, left, d_left, bytes_out);
+            op_back(ex, made, d_made, bytes_out);
+            size_t at = op_first_difference(left, made, (size_t)c->rows * OUT);
+            cr_expect_eq(at, (size_t)c->rows * OUT, "%s: %d rows, element %zu", exec_describe(ex),
+                         c->rows, at);
+            exec_release(ex, mark);
+            if (!op_is_cuda(ex))
+                free(floats);
+            free(x), free(left), free(made), free(pad);
+            op_mat_free(&weight, 0);
+        }
+}
