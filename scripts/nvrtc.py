@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """NVRTC 12.9, the CUDA compiler as a library: compiles every kernel for one architecture.
 
-    nvrtc.py ARCH...        compile kernels/*.cu for sm_ARCH; warnings and spills are errors
+    nvrtc.py [--oldest] ARCH...     compile kernels/*.cu for sm_ARCH; warnings and spills are errors
 
 The wheels named in cuda12.txt go into build/cuda12 on first use, with the disassembler of triton's
 wheel, the last that reads sm_70. `make sm70` is `nvrtc.py 70`: what a V100 needs, checked on
-machines whose nvcc is too new for it. MLL_NVRTC=DIR takes other wheels, unpacked there.
+machines whose nvcc is too new for it. --oldest takes NVRTC 11.8, the lower bound, from the wheels of
+cuda11.txt in build/cuda11. MLL_NVRTC=DIR takes other wheels, unpacked there.
 """
 
 import ctypes
@@ -18,10 +19,13 @@ import zipfile
 from concurrent.futures import ProcessPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WHEELS = os.environ.get("MLL_NVRTC") or os.path.join(ROOT, "build", "cuda12")
 DISASSEMBLER = os.path.join(ROOT, "build", "cuda12", "nvdisasm")
 OPTIONS = ["--std=c++17", "--ptxas-options=-v", "--ptxas-options=-warn-spills",
            "--ptxas-options=-Werror"]
+
+
+def wheels():
+    return os.environ.get("MLL_NVRTC") or os.path.join(ROOT, "build", "cuda12")
 
 
 def pip(*args):
@@ -31,16 +35,25 @@ def pip(*args):
                  + " ".join(command))
 
 
+def install_oldest():
+    """The wheels of cuda11.txt; from here on they are the compiler."""
+    folder = os.path.join(ROOT, "build", "cuda11")
+    if not os.path.exists(os.path.join(folder, "nvidia", "cuda_nvrtc")):
+        pip("install", "--no-deps", "--target", folder, "--root-user-action=ignore",
+            "-r", os.path.join(ROOT, "scripts", "cuda11.txt"))
+    os.environ["MLL_NVRTC"] = folder  # for the processes that compile
+
+
 def install():
     """The wheels of cuda12.txt and nvdisasm, unless they are there."""
     if os.environ.get("MLL_NVRTC") or os.path.exists(DISASSEMBLER):
         return
     print("nvrtc: fetching NVRTC 12.9 and nvdisasm into build/cuda12 (340 MB, once)", flush=True)
-    pip("install", "--no-deps", "--upgrade", "--target", WHEELS, "--root-user-action=ignore",
+    pip("install", "--no-deps", "--upgrade", "--target", wheels(), "--root-user-action=ignore",
         "-r", os.path.join(ROOT, "scripts", "cuda12.txt"))
     pip("download", "--no-deps", "--only-binary=:all:", "--python-version", "3.11",
-        "--platform", "manylinux_2_17_x86_64", "-d", WHEELS, "triton==3.1.0")
-    wheel = glob.glob(os.path.join(WHEELS, "triton-*.whl"))[0]
+        "--platform", "manylinux_2_17_x86_64", "-d", wheels(), "triton==3.1.0")
+    wheel = glob.glob(os.path.join(wheels(), "triton-*.whl"))[0]
     with zipfile.ZipFile(wheel) as z, open(DISASSEMBLER + ".part", "wb") as f:
         f.write(z.read("triton/backends/nvidia/bin/nvdisasm"))
     os.remove(wheel)
@@ -80,9 +93,9 @@ class Compiled:
 
 
 def load_library():
-    found = sorted(glob.glob(os.path.join(WHEELS, "nvidia", "cuda_nvrtc", "lib", "libnvrtc.so*")))
+    found = sorted(glob.glob(os.path.join(wheels(), "nvidia", "cuda_nvrtc", "lib", "libnvrtc.so*")))
     if not found:
-        sys.exit("nvrtc: no libnvrtc under " + WHEELS)
+        sys.exit("nvrtc: no libnvrtc under " + wheels())
     return ctypes.CDLL(found[0])
 
 
@@ -95,7 +108,7 @@ def compile_source(job):
         text = f.read()
     options = OPTIONS + [f"--gpu-architecture=sm_{arch}", "-I" + os.path.join(ROOT, "kernels")]
     for wheel in ("cuda_runtime", "cuda_nvcc"):
-        options.append("-I" + os.path.join(WHEELS, "nvidia", wheel, "include"))
+        options.append("-I" + os.path.join(wheels(), "nvidia", wheel, "include"))
     arguments = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
     if lib.nvrtcCreateProgram(ctypes.byref(program), text.encode(), source.encode(), 0, None, None):
         raise RuntimeError("nvrtcCreateProgram failed")
@@ -134,9 +147,12 @@ def on_all_cores(function, jobs):
 
 
 def main(archs):
+    if archs[:1] == ["--oldest"]:
+        archs = archs[1:]
+        install_oldest()
     install()
     passed = failed = 0
-    for c in on_all_cores(compile_source, [(s, a) for a in archs for s in sources()]):
+    for c in on_all_cores(compile_source, [(s, a) for a in archs or ["70"] for s in sources()]):
         if c.ok:
             passed += 1
             continue
@@ -148,4 +164,4 @@ def main(archs):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["70"]))
+    sys.exit(main(sys.argv[1:]))
