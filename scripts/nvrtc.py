@@ -123,7 +123,7 @@ def compile_source(job):
         data = ctypes.create_string_buffer(size.value)
         getattr(lib, f"nvrtcGet{what}")(program, data)
         return data.raw
-    log = read("ProgramLog").rstrip(b"\0").decode()
+    log = read("ProgramLog").replace(b"\0", b"").decode()
     log = "\n".join(l for l in log.splitlines() if "are deprecated and may be removed" not in l)
     if not ok:
         return Compiled(source, arch, False, log, b"", "")
