@@ -1,4 +1,5 @@
-/* blocks.c - which KV blocks are free.
+/* blocks.c - which KV blocks are free, and whose the others are. A session takes blocks as its text
+ * and images grow, and gives them back when it is cleared.
  *
  * Blocks that were never used are zeroed when first taken, in every layer of their kind: attention
  * reads whole chunks and multiplies what lies behind a range by zero, so it must be finite. On a
@@ -29,7 +30,9 @@ static struct block_stack *stack_of(struct mll_engine *engine, bool cross)
     return cross ? &engine->image_stack : &engine->text_stack;
 }
 
-int32_t blocks_take(struct mll_engine *engine, bool cross)
+/* A free block, readable in the pools of self (cross false) or cross layers. There is one: every
+ * session has its share. */
+static int32_t take_block(struct mll_engine *engine, bool cross)
 {
     const struct cfg_text *t = &engine->cfg.text;
     struct block_stack *stack = stack_of(engine, cross);
@@ -50,10 +53,51 @@ int32_t blocks_take(struct mll_engine *engine, bool cross)
     return block;
 }
 
-void blocks_give(struct mll_engine *engine, bool cross, int32_t block)
+static const struct kv_table *table_of(const struct mll_engine *engine, bool cross)
 {
-    struct block_stack *stack = stack_of(engine, cross);
-    stack->free[stack->n_free++] = block;
+    return cross ? &engine->image_table : &engine->text_table;
+}
+
+static int32_t *row_of(const struct mll_session *s, bool cross)
+{
+    return cross ? s->image_blocks : s->text_blocks;
+}
+
+/* Entries [first, last) of the session's row to the device. */
+static void send_row(struct mll_session *s, bool cross, int first, int last)
+{
+    const struct kv_table *table = table_of(s->engine, cross);
+    size_t at = (size_t)s->slot * (size_t)table->max_blocks + (size_t)first;
+    exec_send(s->engine->exec, (int32_t *)table->blocks + at, row_of(s, cross) + first,
+              (size_t)(last - first) * sizeof(int32_t));
+}
+
+void blocks_grow(struct mll_session *session, bool cross, int begin, int end)
+{
+    struct mll_engine *e = session->engine;
+    int32_t *row = row_of(session, cross);
+    int first = begin / MLL_KV_BLOCK, last = (end + MLL_KV_BLOCK - 1) / MLL_KV_BLOCK;
+    bool grown = false;
+    for (int b = first; b < last; b++)
+        if (row[b] < 0) {
+            row[b] = take_block(e, cross);
+            grown = true;
+        }
+    if (grown)
+        send_row(session, cross, first, last);
+}
+
+void blocks_give(struct mll_session *session, bool cross)
+{
+    struct block_stack *stack = stack_of(session->engine, cross);
+    int32_t *row = row_of(session, cross);
+    int n = table_of(session->engine, cross)->max_blocks;
+    for (int i = n - 1; i >= 0; i--) {
+        if (row[i] >= 0)
+            stack->free[stack->n_free++] = row[i];
+        row[i] = -1;
+    }
+    send_row(session, cross, 0, n);
 }
 
 void blocks_zero(struct mll_engine *engine)

@@ -98,12 +98,15 @@ static enum mll_status open_step(struct mll_engine *e, struct mll_error *err)
     e->found = exec_alloc_host(e->exec, sessions * sizeof *e->found);
     e->sampling_host = exec_alloc_host(
         e->exec, sessions * smp_host_bytes(e->cfg.text.vocab_size, e->plan.ctx_size));
+    e->table_rows =
+        exec_alloc_host(e->exec, sessions * sizeof *e->table_rows *
+                                     (size_t)(e->plan.text_blocks + e->plan.image_blocks));
     e->slot_used = calloc(sessions, sizeof *e->slot_used);
     e->shares = calloc(sessions, sizeof *e->shares);
     e->cancelled = calloc(sessions, sizeof *e->cancelled);
     e->logits_of = calloc(sessions, sizeof *e->logits_of);
-    if (!e->staging || !e->found || !e->sampling_host || !e->slot_used || !e->shares ||
-        !e->cancelled || !e->logits_of)
+    if (!e->staging || !e->found || !e->sampling_host || !e->table_rows || !e->slot_used ||
+        !e->shares || !e->cancelled || !e->logits_of)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the engine");
     return MLL_OK;
 }

@@ -71,6 +71,7 @@ struct mll_engine {
     struct kv_table text_table;  /* (max_sessions, text_blocks) device */
     struct kv_table image_table; /* (max_sessions, image_blocks) device */
     struct block_stack text_stack, image_stack;
+    int32_t *table_rows; /* (max_sessions, text_blocks + image_blocks): the tables on the host */
     unsigned char *sampling;      /* (max_sessions, plan.sampling) device; see smp_place */
     unsigned char *sampling_host; /* (max_sessions, smp_host_bytes) */
     bool *slot_used;              /* (max_sessions) rows of the tables */
@@ -98,7 +99,7 @@ struct mll_session {
     bool *alone;                         /* (ctx_size) fed one at a time: decode, not prefill */
     int n_ids;                           /* fed */
     int n_done;                          /* evaluated; their keys are in the cache */
-    int32_t *text_blocks, *image_blocks; /* host copies of the rows of the tables */
+    int32_t *text_blocks, *image_blocks; /* its row of table_rows; -1: not taken */
     struct session_image *images;        /* (max_images) */
     int n_images, n_image_tokens;
     int key_begin, key_end; /* image keys in use: [middle - missing rows, middle + valid rows) */
@@ -139,10 +140,11 @@ size_t plan_block_bytes(const struct cfg *cfg, const struct mll_exec *ex);
 
 enum mll_status blocks_open(struct block_stack *stack, int n, struct mll_error *err);
 void blocks_close(struct block_stack *stack);
-/* Takes a block and makes it readable in the pools of self (cross false) or cross layers; the
- * caller knows that one is free. */
-int32_t blocks_take(struct mll_engine *engine, bool cross);
-void blocks_give(struct mll_engine *engine, bool cross, int32_t block);
+/* Takes what is missing of the blocks of keys [begin, end), of text or (cross) of images, and tells
+ * the device, in order with the ops. */
+void blocks_grow(struct mll_session *session, bool cross, int begin, int end);
+/* Gives back all of them. */
+void blocks_give(struct mll_session *session, bool cross);
 void blocks_zero(struct mll_engine *engine); /* all of them, before the first is taken */
 
 /* ---- stages ---------------------------------------------------------------------------------- */

@@ -1,9 +1,9 @@
 /* session.c - images and one text timeline, step by step.
  *
- * A session owns a row of the engine's block tables: all its text blocks from the start, image
- * blocks as images come. What a text row sees of the images is decided here: the images from the
- * first of the run of consecutive image tokens in front of it to the last token of that run that
- * is not behind it (HF: get_cross_attention_token_mask). Generated rows follow the same rule. */
+ * A session owns a row of the engine's block tables, which fills as text and images come. What a
+ * text row sees of the images is decided here: the images from the first of the run of consecutive
+ * image tokens in front of it to the last token of that run that is not behind it (HF:
+ * get_cross_attention_token_mask). Generated rows follow the same rule. */
 #include "engine.h"
 #include "preprocess.h"
 
@@ -11,15 +11,6 @@
 #include <string.h>
 
 /* ---- open, close ----------------------------------------------------------------------------- */
-
-static void upload_table_row(struct mll_session *s, bool cross)
-{
-    const struct mll_engine *e = s->engine;
-    const struct kv_table *table = cross ? &e->image_table : &e->text_table;
-    const int32_t *row = cross ? s->image_blocks : s->text_blocks;
-    size_t n = (size_t)table->max_blocks;
-    exec_upload(e->exec, (int32_t *)table->blocks + (size_t)s->slot * n, row, n * sizeof *row);
-}
 
 enum mll_status mll_session_open(struct mll_session **session, struct mll_engine *engine,
                                  struct mll_error *err)
@@ -36,13 +27,10 @@ enum mll_status mll_session_open(struct mll_session **session, struct mll_engine
     if (s != NULL) {
         s->ids = calloc((size_t)p->ctx_size, sizeof *s->ids);
         s->alone = calloc((size_t)p->ctx_size, sizeof *s->alone);
-        s->text_blocks = calloc((size_t)p->text_blocks, sizeof *s->text_blocks);
-        s->image_blocks = calloc((size_t)p->image_blocks, sizeof *s->image_blocks);
         s->images = calloc((size_t)p->max_images, sizeof *s->images);
         s->logits = calloc((size_t)engine->cfg.text.vocab_size, sizeof *s->logits);
     }
-    if (s == NULL || !s->ids || !s->alone || !s->text_blocks || !s->image_blocks || !s->images ||
-        !s->logits) {
+    if (s == NULL || !s->ids || !s->alone || !s->images || !s->logits) {
         mll_session_close(s);
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for a session");
     }
@@ -50,22 +38,13 @@ enum mll_status mll_session_open(struct mll_session **session, struct mll_engine
     s->slot = slot;
     s->logits_row = -1;
     engine->slot_used[slot] = true;
-    for (int i = 0; i < p->text_blocks; i++)
-        s->text_blocks[i] = blocks_take(engine, false);
-    upload_table_row(s, false);
-    memset(s->image_blocks, -1, (size_t)p->image_blocks * sizeof *s->image_blocks);
+    size_t row = (size_t)(p->text_blocks + p->image_blocks);
+    s->text_blocks = engine->table_rows + (size_t)slot * row;
+    s->image_blocks = s->text_blocks + p->text_blocks;
+    memset(s->text_blocks, -1, row * sizeof *s->text_blocks);
     mll_session_clear(s);
     *session = s;
     return MLL_OK;
-}
-
-static void give_image_blocks(struct mll_session *s)
-{
-    for (int i = s->engine->plan.image_blocks - 1; i >= 0; i--) {
-        if (s->image_blocks[i] >= 0)
-            blocks_give(s->engine, true, s->image_blocks[i]);
-        s->image_blocks[i] = -1;
-    }
 }
 
 void mll_session_close(struct mll_session *session)
@@ -73,9 +52,8 @@ void mll_session_close(struct mll_session *session)
     if (session == NULL)
         return;
     if (session->engine != NULL) {
-        give_image_blocks(session);
-        for (int i = session->engine->plan.text_blocks - 1; i >= 0; i--)
-            blocks_give(session->engine, false, session->text_blocks[i]);
+        blocks_give(session, true);
+        blocks_give(session, false);
         session->engine->slot_used[session->slot] = false;
         if (session->logits_row >= 0)
             session->engine->logits_of[session->logits_row] = NULL;
@@ -83,8 +61,6 @@ void mll_session_close(struct mll_session *session)
     generation_free(session->generation);
     free(session->ids);
     free(session->alone);
-    free(session->text_blocks);
-    free(session->image_blocks);
     free(session->images);
     free(session->logits);
     free(session);
@@ -92,7 +68,8 @@ void mll_session_close(struct mll_session *session)
 
 void mll_session_clear(struct mll_session *session)
 {
-    give_image_blocks(session);
+    blocks_give(session, true);
+    blocks_give(session, false);
     session->n_ids = session->n_done = 0;
     session->n_images = session->n_image_tokens = 0;
     session->key_begin = session->key_end = session->engine->plan.middle;
@@ -105,14 +82,6 @@ void mll_cancel(struct mll_session *session)
 }
 
 /* ---- images ---------------------------------------------------------------------------------- */
-
-static void take_image_blocks(struct mll_session *s, int key_begin, int key_end)
-{
-    for (int b = key_begin / MLL_KV_BLOCK; b * MLL_KV_BLOCK < key_end; b++)
-        if (s->image_blocks[b] < 0)
-            s->image_blocks[b] = blocks_take(s->engine, true);
-    upload_table_row(s, true);
-}
 
 void session_trace_tiles(const struct trace_sink *sink, const struct tiles *tiles)
 {
@@ -134,7 +103,7 @@ static enum mll_status encode_image(struct mll_session *s, struct session_image 
     int begin = s->key_begin - missing * rows, end = s->key_end + tiles->n * rows;
     int n_states = meta && !eng_tracing(e) ? tiles->n : v->max_tiles;
     size_t tile = (size_t)rows * (size_t)e->cfg.text.hidden_size;
-    take_image_blocks(s, begin, end);
+    blocks_grow(s, true, begin, end);
     e->vision_ran = true;
 
     size_t mark = exec_mark(e->exec);

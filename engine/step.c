@@ -90,6 +90,7 @@ static void step_collect(struct mll_engine *e, struct batch *b, struct mll_sessi
             e->shares[i] = (struct share){s, b->n, waiting < left ? waiting : left};
             if (e->shares[i].n == 0)
                 continue;
+            blocks_grow(s, false, s->n_done, s->n_done + e->shares[i].n);
             stage_rows(e->staging, chunk, &e->shares[i]);
             b->n += e->shares[i].n;
             if (s->n_done + e->shares[i].n == s->n_ids)

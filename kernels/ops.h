@@ -277,10 +277,10 @@ void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
 
 /* Narrow types: elements in the same places, and behind a head's block MLL_KV_BLOCK float32 scales,
  * one a position; x = element * scale, max = the largest finite |x| of position and head.
- *   F16  fp16 of x / scale. scale is 1 where max is 0 or in [2^-8, 2^15), else the power of two
- * that brings max into [2^14, 2^15), at least 2^-64: nothing finite becomes infinite I8   x * (127
- * / max) rounded to nearest even, scale = max / 127; both 0 where max is below 2^-64; scale NaN
- * where some x is not finite */
+ *   F16  x / scale rounded. scale is 1 where max is 0 or in [2^-8, 2^15), else the power of two, at
+ *        least 2^-64, that brings max into [2^14, 2^15): nothing finite becomes infinite
+ *   I8   x * (127 / max) rounded to nearest even, scale = max / 127; both 0 where max is below
+ *        2^-64; scale NaN where some x is not finite */
 static inline size_t kv_block_bytes(enum mll_dtype dtype, int head_dim)
 {
     size_t dim = (size_t)head_dim, scales = MLL_KV_BLOCK * sizeof(float);

@@ -68,7 +68,7 @@ Test(determinism, threads_isa_and_chunks_change_no_bit)
 
 /* ---- alone or together ----------------------------------------------------------------------- */
 
-enum { PARTIES = 3, NEW_TOKENS = 6 };
+enum { PARTIES = 8, NEW_TOKENS = 6 };
 
 /* One party of a batch: its images (a prefix of the case's), its text, what came out. */
 struct party {
@@ -105,7 +105,8 @@ static void take_token(struct party *p, struct mll_session *session, int vocab)
 }
 
 /* Runs the parties, each from its step on, all that are there in one batch. */
-static void run_parties(struct party *parties, int n, const struct golden *g, int mode, int chunk)
+static void run_parties(struct party *parties, int n, const struct golden *g, int mode, int chunk,
+                        const char *kv_type)
 {
     struct mll_engine *engine;
     struct mll_error err;
@@ -115,6 +116,7 @@ static void run_parties(struct party *parties, int n, const struct golden *g, in
                                   .device = "cpu",
                                   .threads = 2,
                                   .max_sessions = n,
+                                  .kv_type = kv_type,
                                   .prefill_chunk = chunk,
                                   .reference = (enum mll_reference)mode};
     cr_assert(mll_open(&engine, &options, &err) == MLL_OK, "%s", err.message);
@@ -145,35 +147,46 @@ static void run_parties(struct party *parties, int n, const struct golden *g, in
     mll_close(engine);
 }
 
+/* Each of the first n parties alone and in their company, in chunks that cut the prompts. */
+static void check_company(const struct golden *g, int mode, int n, const char *kv_type)
+{
+    static const struct party all[PARTIES] = {
+        {.n_images = 0, .text = "<|begin_of_text|>Only text here", .starts_at = 2},
+        {.n_images = 3, .text = "<|begin_of_text|>A <|image|><|image|> b <|image|> c"},
+        {.n_images = 1, .text = "<|begin_of_text|>Look at this page: <|image|>", .starts_at = 3},
+        {.n_images = 0, .text = "<|begin_of_text|>"},
+        {.n_images = 2, .text = "<|image|>x<|image|>"},
+        {.n_images = 0, .text = "<|begin_of_text|>A prompt of more than two blocks of sixteen"},
+        {.n_images = 1, .text = "<|image|>", .starts_at = 1},
+        {.n_images = 0, .text = "<|begin_of_text|>Last", .starts_at = 4},
+    };
+    size_t size = NEW_TOKENS * 1024 * sizeof(float);
+    struct party together[PARTIES], alone[PARTIES];
+    for (int i = 0; i < n; i++) {
+        together[i] = alone[i] = all[i];
+        together[i].logits = calloc(1, size);
+        alone[i].logits = calloc(1, size);
+        alone[i].starts_at = 0;
+        run_parties(&alone[i], 1, g, mode, 0, kv_type);
+    }
+    run_parties(together, n, g, mode, 4, kv_type);
+    for (int i = 0; i < n; i++) {
+        cr_expect(memcmp(alone[i].logits, together[i].logits, size) == 0, "%s: party %d of %d",
+                  golden_modes[mode], i, n);
+        free(alone[i].logits);
+        free(together[i].logits);
+    }
+}
+
 Test(determinism, company_in_a_batch_changes_no_bit)
 {
+    static const int sizes[] = {1, 2, 3, 5, PARTIES};
     struct golden g;
     golden_open(&g, "images_side_by_side");
-    size_t size = NEW_TOKENS * 1024 * sizeof(float);
-    for (int mode = 0; mode < 3; mode++) {
-        struct party together[PARTIES] = {
-            {.n_images = 0, .text = "<|begin_of_text|>Only text here", .starts_at = 2},
-            {.n_images = 3, .text = "<|begin_of_text|>A <|image|><|image|> b <|image|> c"},
-            {.n_images = 1,
-             .text = "<|begin_of_text|>Look at this page: <|image|>",
-             .starts_at = 3},
-        };
-        struct party alone[PARTIES];
-        memcpy(alone, together, sizeof alone);
-        for (int i = 0; i < PARTIES; i++) {
-            together[i].logits = calloc(1, size);
-            alone[i].logits = calloc(1, size);
-            alone[i].starts_at = 0;
-            run_parties(&alone[i], 1, &g, mode, 0);
-        }
-        run_parties(together, PARTIES, &g, mode, 4);
-        for (int i = 0; i < PARTIES; i++) {
-            cr_expect(memcmp(alone[i].logits, together[i].logits, size) == 0, "%s: party %d",
-                      golden_modes[mode], i);
-            free(alone[i].logits);
-            free(together[i].logits);
-        }
-    }
+    for (int i = 0; i < 5; i++)
+        check_company(&g, MLL_REFERENCE_META, sizes[i], NULL);
+    check_company(&g, MLL_REFERENCE_HF4, PARTIES, "f16");
+    check_company(&g, MLL_REFERENCE_HF5, PARTIES, "int8");
     golden_close(&g);
 }
 

@@ -84,8 +84,9 @@ static void start(struct mll_session *session, struct mll_engine *engine, const 
     cr_assert(mll_session_feed(session, ids, n, &err) == MLL_OK, "%s", err.message);
 }
 
-/* The logits of one session, NEW_TOKENS times, with n - 1 others beside it; (NEW_TOKENS, vocab) */
-static void run_batch(float *logits, int n, const struct golden *g)
+/* Sessions [first, first + n) of MOST together; logits of session i at (i, token), (vocab) each. */
+static void run_batch(float *logits, int first, int n, struct mll_engine *engine,
+                      const struct golden *g)
 {
     static const char *const texts[MOST] = {"<|begin_of_text|>A <|image|> and text",
                                             "<|begin_of_text|>B",
@@ -95,45 +96,52 @@ static void run_batch(float *logits, int n, const struct golden *g)
                                             "<|begin_of_text|>a b c d e f g",
                                             "<|begin_of_text|>C",
                                             "<|begin_of_text|><|image|> D"};
-    struct mll_engine *engine = open_engine(g, MOST);
     struct mll_session *sessions[MOST];
     struct mll_info info;
     struct mll_error err;
     mll_engine_info(engine, &info);
+    size_t vocab = (size_t)info.vocab_size;
     for (int i = 0; i < n; i++) {
+        const char *text = texts[first + i];
         cr_assert(mll_session_open(&sessions[i], engine, &err) == MLL_OK, "%s", err.message);
-        start(sessions[i], engine, g, texts[i], strstr(texts[i], "<|image|>") != NULL);
+        start(sessions[i], engine, g, text, strstr(text, "<|image|>") != NULL);
     }
     for (int token = 0; token < NEW_TOKENS; token++) {
         size_t pending = 1;
         while (pending > 0)
             cr_assert(mll_step(engine, sessions, (size_t)n, &pending, &err) == MLL_OK, "%s",
                       err.message);
-        memcpy(logits + (size_t)token * (size_t)info.vocab_size, mll_session_logits(sessions[0]),
-               (size_t)info.vocab_size * sizeof *logits);
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n; i++) {
+            memcpy(logits + (size_t)((first + i) * NEW_TOKENS + token) * vocab,
+                   mll_session_logits(sessions[i]), vocab * sizeof *logits);
             feed_best(sessions[i], info.vocab_size);
+        }
     }
     for (int i = 0; i < n; i++)
         mll_session_close(sessions[i]);
-    mll_close(engine);
 }
 
+/* All in one engine, whose KV blocks go from batch to batch. */
 Test(gpu, company_in_a_batch_changes_no_bit)
 {
     static const int sizes[] = {2, 3, 5, MOST};
     skip_without_gpu();
     struct golden g;
+    struct mll_info info;
     golden_open(&g, "images_side_by_side");
-    size_t n = NEW_TOKENS * 1024;
+    struct mll_engine *engine = open_engine(&g, MOST);
+    mll_engine_info(engine, &info);
+    size_t one = NEW_TOKENS * (size_t)info.vocab_size, n = MOST * one;
     float *alone = calloc(n, sizeof *alone), *together = calloc(n, sizeof *together);
-    run_batch(alone, 1, &g);
+    for (int i = 0; i < MOST; i++)
+        run_batch(alone, i, 1, engine, &g);
     for (int i = 0; i < 4; i++) {
-        run_batch(together, sizes[i], &g);
-        size_t at = op_first_difference(alone, together, n);
-        cr_expect(at == n, "among %d: element %zu is %a, not %a", sizes[i], at,
+        run_batch(together, 0, sizes[i], engine, &g);
+        size_t all = (size_t)sizes[i] * one, at = op_first_difference(alone, together, all);
+        cr_expect(at == all, "among %d: element %zu is %a, not %a", sizes[i], at,
                   (double)together[at], (double)alone[at]);
     }
+    mll_close(engine);
     free(alone);
     free(together);
     golden_close(&g);

@@ -185,6 +185,44 @@ Test(session, the_arena_is_what_the_plan_says)
     }
 }
 
+/* Memory follows the text: a block is touched when the text reaches it, and used again before any
+ * other. */
+Test(session, blocks_come_with_the_text_and_serve_the_next)
+{
+    struct fixture f;
+    struct mll_error err;
+    int32_t ids[40];
+    for (int i = 0; i < 40; i++)
+        ids[i] = 1 + i;
+    open_fixture(&f, "text_only", (struct mll_options){.ctx_size = 80, .max_sessions = 2});
+    const struct block_stack *stack = &f.engine->text_stack;
+    cr_assert(stack->n_free == 10 && stack->n_fresh == 0);
+    float *first = NULL;
+    for (int round = 0; round < 3; round++) {
+        size_t pending = 1;
+        cr_assert(mll_session_feed(f.session, ids, 40, &err) == MLL_OK, "%s", err.message);
+        cr_expect(stack->n_free == 10, "not before they are needed");
+        while (pending > 0)
+            cr_assert(mll_step(f.engine, &f.session, 1, &pending, &err) == MLL_OK);
+        cr_expect(stack->n_free == 7 && stack->n_fresh == 3, "%d free", stack->n_free);
+        float *logits = logits_copy(&f);
+        if (first == NULL)
+            first = logits;
+        cr_expect(memcmp(first, logits, (size_t)f.engine->cfg.text.vocab_size * 4) == 0);
+        if (logits != first)
+            free(logits);
+        if (round == 0) {
+            mll_session_clear(f.session);
+        } else {
+            mll_session_close(f.session);
+            cr_assert(mll_session_open(&f.session, f.engine, &err) == MLL_OK);
+        }
+        cr_expect(stack->n_free == 10);
+    }
+    free(first);
+    close_fixture(&f);
+}
+
 Test(session, the_plan_before_opening_counts_what_the_engine_takes)
 {
     struct fixture f;
