@@ -14,10 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-/* RoPE frequencies in float32, pow in double: theta^(-2i / head_dim), and Llama 3's scaling: long
- * wavelengths are stretched by factor, short ones kept, those between blended.
- * HF: _compute_llama3_parameters */
-static float rope_frequency(const struct cfg_text *t, int i)
+float eng_rope_frequency(const struct cfg_text *t, int i)
 {
     float exponent = (float)(2 * i) / (float)t->head_dim;
     float freq = 1.0f / (float)pow(t->rope_theta, exponent);
@@ -41,7 +38,7 @@ static enum mll_status open_frequencies(struct mll_engine *e, struct mll_error *
     if (host == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %d frequencies", n);
     for (int i = 0; i < n; i++)
-        host[i] = rope_frequency(&e->cfg.text, i);
+        host[i] = eng_rope_frequency(&e->cfg.text, i);
     e->inv_freq = exec_alloc(e->exec, (size_t)n * sizeof *host);
     exec_upload(e->exec, e->inv_freq, host, (size_t)n * sizeof *host);
     free(host);

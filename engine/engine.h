@@ -122,6 +122,11 @@ enum mll_status eng_resolve(char **path, const char *model, struct mll_error *er
 enum mll_status eng_open_text(struct mll_engine **engine, const struct mll_options *options,
                               struct mll_error *err);
 
+/* RoPE frequency i of a head, in float32 but for pow: theta^(-2i / head_dim), and Llama 3's
+ * scaling: long wavelengths are stretched by factor, short ones kept, those between blended. HF:
+ * _compute_llama3_parameters */
+float eng_rope_frequency(const struct cfg_text *t, int i);
+
 /* ---- plan.c ---------------------------------------------------------------------------------- */
 
 /* Resolves the options' zeros and fills the plan. ex gives the ops' own scratch sizes. */
