@@ -132,6 +132,28 @@ double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clo
     return (double)(blocks * READ_BLOCK) / seconds * 1e-9;
 }
 
+struct copy_job {
+    unsigned char *to;
+    const unsigned char *from;
+};
+
+static void copy_part(void *arg, size_t begin, size_t end, int thread)
+{
+    const struct copy_job *job = arg;
+    (void)thread;
+    memcpy(job->to + begin * READ_BLOCK, job->from + begin * READ_BLOCK,
+           (end - begin) * READ_BLOCK);
+}
+
+double bench_copy_gb_s(int threads, void *data, size_t bytes)
+{
+    size_t blocks = bytes / 2 / READ_BLOCK;
+    struct copy_job job = {(unsigned char *)data + blocks * READ_BLOCK, data};
+    double start = bench_seconds();
+    par_for(threads, blocks, copy_part, &job);
+    return 2.0 * (double)(blocks * READ_BLOCK) * 1e-9 / (bench_seconds() - start);
+}
+
 /* ---- multiply-adds --------------------------------------------------------------------------- */
 
 enum { FMA_CHAINS = 10, FMA_ROUNDS = 20000000 };
@@ -158,26 +180,78 @@ __attribute__((target("avx512f"))) static float fma_avx512(void)
         x[0] = _mm512_add_ps(x[0], x[j]);
     return _mm512_reduce_add_ps(x[0]);
 }
+
+__attribute__((target("avx512f,avx512bf16"))) static float dot_bf16(void)
+{
+    __m512 x[FMA_CHAINS];
+    __m512bh tiny = (__m512bh)_mm512_set1_epi32(0x20002000); /* squares far below one */
+    for (int j = 0; j < FMA_CHAINS; j++)
+        x[j] = _mm512_set1_ps((float)j);
+    for (int i = 0; i < FMA_ROUNDS; i++)
+        for (int j = 0; j < FMA_CHAINS; j++)
+            x[j] = _mm512_dpbf16_ps(x[j], tiny, tiny);
+    for (int j = 1; j < FMA_CHAINS; j++)
+        x[0] = _mm512_add_ps(x[0], x[j]);
+    return _mm512_reduce_add_ps(x[0]);
+}
+
+static bool has_bf16(void)
+{
+    return __builtin_cpu_supports("avx512bf16");
+}
 #else
 static float fma_avx512(void)
 {
     return fma_plain();
 }
+
+static float dot_bf16(void)
+{
+    return fma_plain();
+}
+
+static bool has_bf16(void)
+{
+    return false;
+}
 #endif
 
 static void fma_part(void *arg, size_t begin, size_t end, int thread)
 {
+    float (*const *run)(void) = arg;
     volatile float sink = 0;
     (void)thread;
     for (size_t i = begin; i < end; i++)
-        sink += *(const bool *)arg ? fma_avx512() : fma_plain();
+        sink += (*run)();
 }
 
-double bench_fma_tflop_s(int threads)
+double bench_fma_tflop_s(int threads, bool bf16)
 {
     bool avx512 = exec_isa_supported(MLL_ISA_AVX512);
+    bf16 &= avx512 && has_bf16();
+    float (*run)(void) = bf16 ? dot_bf16 : avx512 ? fma_avx512 : fma_plain;
+    double lanes = bf16 ? 32 : 16;
     double start = bench_seconds();
-    par_for(threads, (size_t)threads, fma_part, &avx512);
-    double operations = 2.0 * FMA_CHAINS * (avx512 ? 16.0 * FMA_ROUNDS : FMA_ROUNDS / 100);
+    par_for(threads, (size_t)threads, fma_part, &run);
+    double operations = 2.0 * FMA_CHAINS * (avx512 ? lanes * FMA_ROUNDS : FMA_ROUNDS / 100);
     return operations * threads * 1e-12 / (bench_seconds() - start);
+}
+
+double bench_clock_ghz(void)
+{
+    enum { TRIES = 5, ADDS = 4000000 };
+    double best = 0;
+    for (int t = 0; t < TRIES; t++) {
+        uint64_t x = 1;
+        double start = bench_thread_seconds();
+        for (int i = 0; i < ADDS; i += 8) {
+            for (int j = 0; j < 8; j++) {
+                x += (uint64_t)i;
+                __asm__ volatile("" : "+r"(x)); /* so that the additions stay, one by one */
+            }
+        }
+        double ghz = ADDS * 1e-9 / (bench_thread_seconds() - start);
+        best = ghz > best ? ghz : best;
+    }
+    return best;
 }

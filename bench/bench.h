@@ -3,6 +3,7 @@
 #ifndef MLL_BENCH_H
 #define MLL_BENCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,8 +27,17 @@ double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clo
 /* Bytes that such a read should at least touch, so that no cache helps. */
 #define BENCH_READ_BYTES ((size_t)1 << 31)
 
-/* What the threads reach together with float32 fused multiply-adds in registers (AVX-512 where the
- * CPU has it), in 1e12 operations a second: the roof of everything that computes in float32. */
-double bench_fma_tflop_s(int threads);
+/* Copies the first half of such memory over the second with the given threads; GB/s, what is read
+ * and what is written counted. */
+double bench_copy_gb_s(int threads, void *data, size_t bytes);
+
+/* What the threads reach together with fused multiply-adds in registers, float32 or (bf16, where
+ * the CPU has it) the BF16 dot instruction; AVX-512 where there is it; in 1e12 operations a second:
+ * the roof of everything that computes so. Some 30 ms. */
+double bench_fma_tflop_s(int threads, bool bf16);
+
+/* The clock of the core that this runs on, from a chain of additions of one cycle each: the best of
+ * a few tries of a millisecond. Low where the machine throttles or something else has the core. */
+double bench_clock_ghz(void);
 
 #endif

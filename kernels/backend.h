@@ -71,6 +71,7 @@ struct op_table {
     /* the exec itself; ops.h has the contracts */
     void (*close)(struct mll_exec *ex);
     void (*trim)(struct mll_exec *ex);
+    size_t (*memory_free)(struct mll_exec *ex);
     struct mll_fault (*take_fault)(struct mll_exec *ex);
     enum mll_status (*take_error)(struct mll_exec *ex, struct mll_error *err);
     void (*upload)(struct mll_exec *ex, void *device, const void *host, size_t bytes);
@@ -144,10 +145,11 @@ extern const struct op_table op_table_cpu, op_table_cuda;
     .alloc_host = alloc_host_##backend, .send = send_##backend, .fetch = fetch_##backend, \
     .repeat = repeat_##backend, .weight_bytes = weight_bytes_##backend,                   \
     .begin_weights = begin_weights_##backend, .load_weight = load_weight_##backend,       \
-    .end_weights = end_weights_##backend
+    .end_weights = end_weights_##backend, .memory_free = memory_free_##backend
 #define EXEC_DECLARE(backend)                                                                      \
     void close_##backend(struct mll_exec *ex);                                                     \
     void trim_##backend(struct mll_exec *ex);                                                      \
+    size_t memory_free_##backend(struct mll_exec *ex);                                             \
     struct mll_fault take_fault_##backend(struct mll_exec *ex);                                    \
     enum mll_status take_error_##backend(struct mll_exec *ex, struct mll_error *err);              \
     void upload_##backend(struct mll_exec *ex, void *device, const void *host, size_t bytes);      \

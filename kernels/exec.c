@@ -256,6 +256,17 @@ size_t exec_memory(const struct mll_exec *ex)
     return ex->memory;
 }
 
+size_t exec_memory_free(struct mll_exec *ex)
+{
+    return ex->ops->memory_free(ex);
+}
+
+size_t memory_free_cpu(struct mll_exec *ex)
+{
+    (void)ex;
+    return 0;
+}
+
 const char *exec_describe(const struct mll_exec *ex)
 {
     return ex->describe;

@@ -114,7 +114,7 @@ static enum mll_status open_stream(struct exec_cuda *e, const struct exec_device
     LAUNCH(clear_record_kernel, dim3(1), dim3(1), 0, e->stream, e->record);
     if ((error = cudaGetLastError()) == cudaSuccess)
         error = cudaStreamSynchronize(e->stream);
-    if (error == cudaErrorNoKernelImageForDevice)
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
         return mll_fail(err, MLL_ERR_DEVICE,
                         "this build has code for sm %s, not for the sm_%d%d of %s",
                         exec_cuda_architectures(), device->major, device->minor, device->name);
@@ -302,6 +302,13 @@ struct mll_fault take_fault_cuda(struct mll_exec *ex)
 void trim_cuda(struct mll_exec *ex)
 {
     (void)ex; /* the arena is the device's and stays */
+}
+
+size_t memory_free_cuda(struct mll_exec *ex)
+{
+    size_t available = 0, total = 0;
+    enter(ex);
+    return cudaMemGetInfo(&available, &total) == cudaSuccess ? available : 0;
 }
 
 void send_cuda(struct mll_exec *ex, void *device, const void *host, size_t bytes)

@@ -141,6 +141,7 @@ bool exec_isa_supported(enum mll_isa isa);
 int exec_threads(const struct mll_exec *ex);
 const char *exec_describe(const struct mll_exec *ex); /* "cpu avx512, 2 threads"; borrowed */
 size_t exec_memory(const struct mll_exec *ex);        /* bytes of the GPU's memory; 0 on the CPU */
+size_t exec_memory_free(struct mll_exec *ex);         /* of them free at the moment */
 
 /* Bump allocation from the arena, 64-byte aligned; running out is the programmer's fault, since the
  * stages state their need beforehand. exec_mark / exec_release give a stack discipline. */

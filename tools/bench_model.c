@@ -1,16 +1,19 @@
 /* bench_model.c - mllama bench model: load, vision, prefill, decode of one model.
  *
- * Each repetition clears the session, encodes the image, evaluates the prompt and decodes, then
- * reads 2 GB of memory with the same threads: bandwidth_share is the median of the repetitions'
- * bytes_per_token * tokens_per_s / read_gb_s. One repetition before them is not counted.
- * Tests: ppP (P tokens at once), tgN (N tokens one by one), ppP+tgN (both, one rate), visionT (an
- * image of T tiles; its rate counts vision rows), and with --batch B tgN@B (B sessions in one
- * step, all their tokens counted). */
+ * Tests, in llama-bench's words: ppP (a prompt of P tokens at once), tgN (N tokens one by one),
+ * ppP+tgN (both, one rate), each "@ dD" behind D tokens of context; and visionT (an image of T
+ * tiles; its rate counts vision rows), tgN@B (B sessions in one step, all their tokens counted),
+ * receipt (an image, and as many tokens of prompt and answer as extract takes for a receipt on the
+ * embedded model), load (from nothing to the first logits). With --image all of them see the image.
+ * One repetition before the others is not counted. Behind each repetition that decodes, the same
+ * threads read 2 GB of memory: bandwidth_share is the median of the repetitions'
+ * bytes_per_token * tokens_per_s / read_gb_s. */
+#include "bench_model.h"
 #include "bench.h"
 #include "bench_tool.h"
 #include "engine.h"
-#include "tool.h"
 #include "report.h"
+#include "tool.h"
 #include "version.h"
 
 #include <math.h>
@@ -18,28 +21,73 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
-enum { MOST_TOKENS = 131072, MOST_REPEATS = 1000, MOST_BATCH = 64 };
+enum { MOST_TOKENS = 131072, MOST_BATCH = 64 };
+enum { RECEIPT_PROMPT = 41, RECEIPT_ANSWER = 93 };
 
-static const char *const columns[] = {
-    "test",         "tokens_per_s",    "p10",        "p90",
-    "seconds",      "bytes_per_token", "read_gb_s",  "bandwidth_share",
-    "ttft_seconds", "load_seconds",    "peak_bytes", "weight_bytes",
-    "parameters",   "repetitions",     "model",      "quant",
-    "device",       "threads",         "version"};
+static const struct report_column columns[] = {
+    {.name = "test", .title = "test"},
+    {.name = "quant", .title = "quant"},
+    {.name = "threads", .title = "threads"},
+    {.name = "tokens_per_s", .title = "tokens/s"},
+    {.name = "stddev", .title = "+-"},
+    {.name = "p10", .title = "p10"},
+    {.name = "p90", .title = "p90"},
+    {.name = "seconds", .title = "seconds"},
+    {.name = "ttft_seconds", .title = "first token, s"},
+    {.name = "bytes_per_token"},
+    {.name = "weights_gb_s", .title = "weights, GB/s"},
+    {.name = "read_gb_s", .title = "read, GB/s"},
+    {.name = "bandwidth_share", .title = "% of read", .scale = 100},
+    {.name = "samples"},
+    {.name = "n_prompt"},
+    {.name = "n_gen"},
+    {.name = "n_depth"},
+    {.name = "n_batch"},
+    {.name = "image_tiles"},
+    {.name = "load_seconds"},
+    {.name = "peak_bytes", .title = "peak, MB", .scale = 1e-6},
+    {.name = "free_bytes", .title = "free, MB", .scale = 1e-6},
+    {.name = "weight_bytes"},
+    {.name = "parameters"},
+    {.name = "repetitions"},
+    {.name = "model", .use = REPORT_BELOW},
+    {.name = "kv", .use = REPORT_BELOW},
+    {.name = "device", .use = REPORT_BELOW},
+    {.name = "version", .use = REPORT_BELOW},
+    {.name = "build_commit", .use = REPORT_BELOW},
+    {.name = "test_time"}};
+
+/* What one test measures. */
+enum test_kind { TEST_TEXT = 0, TEST_VISION, TEST_RECEIPT, TEST_LOAD_COLD, TEST_LOAD_WARM };
+
+struct test {
+    enum test_kind kind;
+    int prompt, tokens, depth, batch; /* batch 0: one session */
+};
+
+struct lists {
+    int *prompts, *tokens, *batches, *depths, *pair, *threads;
+    size_t n_prompts, n_tokens, n_batches, n_depths, n_pair, n_threads;
+};
 
 struct run {
     const struct args *args;
+    const struct lists *lists;
+    struct mll_options options;
     struct mll_engine *engine;
     struct mll_session *sessions[MOST_BATCH];
     struct mll_info info;
+    char device[96]; /* info's own is the engine's */
+    const char *kv;
     struct mll_image image; /* of as many tiles as asked for; rgb NULL: none */
-    void *read_memory;      /* NULL: the device is no CPU */
-    double load_seconds;
-    struct report report;
-    char (*names)[32]; /* of the rows' tests */
-    int32_t *ids;      /* room for the longest prompt */
-    double *rate, *seconds, *read, *share;
+    bool cpu;
+    void *read_memory; /* NULL: no CPU, or nothing to read for */
+    double load_seconds, vision_seconds;
+    struct report *report;
+    int32_t *ids;                          /* room for the longest prompt */
+    double *rate, *seconds, *read, *share; /* (repetitions) */
 };
 
 /* ---- the work -------------------------------------------------------------------------------- */
@@ -63,18 +111,21 @@ static size_t bytes_per_token(const struct mll_engine *e, bool image)
     return bytes;
 }
 
-/* Token k of session s: any ids will do, and not the same ones. */
-static int32_t token(const struct run *r, size_t s, int k)
+/* Token k of session s: any ids will do, and not the same ones; the image's where it begins. */
+static int32_t token(const struct run *r, size_t s, size_t k)
 {
+    if (k == 0 && r->image.rgb)
+        return r->info.image_token;
     return (int32_t)(((uint32_t)k * 7919u + (uint32_t)s * 104729u) % (uint32_t)r->info.vocab_size);
 }
 
 static enum mll_status prefill(struct run *r, size_t s, int n, struct mll_error *err)
 {
-    size_t pending = 1;
+    size_t pending = n > 0, at = mll_session_length(r->sessions[s]);
     for (int k = 0; k < n; k++)
-        r->ids[k] = k == 0 && r->image.rgb ? r->info.image_token : token(r, s, k);
-    MLL_TRY(mll_session_feed(r->sessions[s], r->ids, (size_t)n, err));
+        r->ids[k] = token(r, s, at + (size_t)k);
+    if (n > 0)
+        MLL_TRY(mll_session_feed(r->sessions[s], r->ids, (size_t)n, err));
     while (pending > 0)
         MLL_TRY(mll_step(r->engine, &r->sessions[s], 1, &pending, err));
     return MLL_OK;
@@ -84,7 +135,7 @@ static enum mll_status decode(struct run *r, size_t batch, int n, struct mll_err
 {
     for (int k = 0; k < n; k++) {
         for (size_t s = 0; s < batch; s++) {
-            int32_t id = token(r, s, k + 1);
+            int32_t id = token(r, s, mll_session_length(r->sessions[s]));
             MLL_TRY(mll_session_feed(r->sessions[s], &id, 1, err));
         }
         MLL_TRY(mll_step(r->engine, r->sessions, batch, NULL, err));
@@ -94,57 +145,89 @@ static enum mll_status decode(struct run *r, size_t batch, int n, struct mll_err
     return MLL_OK;
 }
 
-/* What one test measures: a prompt, tokens behind it in so many sessions, or the image alone. */
-struct test {
-    int prompt, tokens, batch;
-    bool vision;
-};
+static size_t batch_of(const struct test *t)
+{
+    return t->batch > 0 ? (size_t)t->batch : 1;
+}
+
+/* What is there before a repetition begins, not timed: the image and the tokens of the context,
+ * whose first one decoding alone needs. */
+static enum mll_status set_up(struct run *r, const struct test *t, struct mll_error *err)
+{
+    bool alone = t->prompt == 0 && t->depth == 0 && t->kind == TEST_TEXT;
+    for (size_t s = 0; s < batch_of(t); s++) {
+        mll_session_clear(r->sessions[s]);
+        if (t->kind != TEST_TEXT)
+            continue;
+        if (r->image.rgb)
+            MLL_TRY(mll_session_add_image(r->sessions[s], &r->image, err));
+        MLL_TRY(prefill(r, s, alone ? 1 : t->depth, err));
+    }
+    return MLL_OK;
+}
+
+/* Back to where set_up left it. */
+static enum mll_status reset(struct run *r, const struct test *t, struct mll_error *err)
+{
+    size_t length = t->prompt == 0 && t->depth == 0 ? 1 : (size_t)t->depth;
+    for (size_t s = 0; s < batch_of(t); s++) {
+        if (t->kind != TEST_TEXT)
+            mll_session_clear(r->sessions[s]);
+        else
+            MLL_TRY(mll_session_rewind(r->sessions[s], length, err));
+    }
+    return MLL_OK;
+}
 
 static enum mll_status repeat(struct run *r, const struct test *t, double *seconds,
                               struct mll_error *err)
 {
-    size_t batch = t->batch > 0 ? (size_t)t->batch : 1;
-    *seconds = 0;
-    for (size_t s = 0; s < batch; s++) {
-        mll_session_clear(r->sessions[s]);
-        double start = bench_seconds();
-        if (r->image.rgb)
-            MLL_TRY(mll_session_add_image(r->sessions[s], &r->image, err));
-        double encoded = bench_seconds();
-        int prompt = t->prompt > 0 ? t->prompt : 1; /* decoding needs something before it */
-        if (!t->vision)
-            MLL_TRY(prefill(r, s, prompt, err));
-        double filled = bench_seconds();
-        *seconds += t->vision ? encoded - start : t->prompt > 0 ? filled - encoded : 0;
-    }
+    MLL_TRY(reset(r, t, err));
     double start = bench_seconds();
-    MLL_TRY(decode(r, batch, t->tokens, err));
-    *seconds += bench_seconds() - start;
+    if (t->kind == TEST_VISION || t->kind == TEST_RECEIPT)
+        MLL_TRY(mll_session_add_image(r->sessions[0], &r->image, err));
+    if (t->kind != TEST_VISION) {
+        MLL_TRY(prefill(r, 0, t->prompt, err));
+        MLL_TRY(decode(r, batch_of(t), t->tokens, err));
+    }
+    *seconds = bench_seconds() - start;
     return MLL_OK;
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-static void name_test(char name[32], const struct run *r, const struct test *t)
+static void name_test(char name[48], const struct run *r, const struct test *t)
 {
-    if (t->vision)
-        snprintf(name, 32, "vision%d", r->args->image_tiles);
+    char depth[16] = "";
+    if (t->depth > 0)
+        snprintf(depth, sizeof depth, " @ d%d", t->depth);
+    if (t->kind == TEST_LOAD_COLD || t->kind == TEST_LOAD_WARM)
+        snprintf(name, 48, "load %s", t->kind == TEST_LOAD_COLD ? "cold" : "warm");
+    else if (t->kind == TEST_VISION)
+        snprintf(name, 48, "vision%d", r->args->image_tiles);
+    else if (t->kind == TEST_RECEIPT)
+        snprintf(name, 48, "receipt");
     else if (t->prompt > 0 && t->tokens > 0)
-        snprintf(name, 32, "pp%d+tg%d", t->prompt, t->tokens);
+        snprintf(name, 48, "pp%d+tg%d%s", t->prompt, t->tokens, depth);
     else if (t->prompt > 0)
-        snprintf(name, 32, "pp%d", t->prompt);
+        snprintf(name, 48, "pp%d%s", t->prompt, depth);
     else if (t->batch > 0)
-        snprintf(name, 32, "tg%d@%d", t->tokens, t->batch);
+        snprintf(name, 48, "tg%d@%d%s", t->tokens, t->batch, depth);
     else
-        snprintf(name, 32, "tg%d", t->tokens);
+        snprintf(name, 48, "tg%d%s", t->tokens, depth);
 }
 
-/* Tokens (or vision rows) that a repetition counts. */
+/* Tokens (or vision rows) that a repetition counts; 0: there is no rate. */
 static double work_of(const struct run *r, const struct test *t)
 {
-    if (t->vision)
+    if (t->kind == TEST_VISION)
         return (double)r->args->image_tiles * r->info.rows_per_tile;
-    return t->prompt + (double)t->tokens * (t->batch > 0 ? t->batch : 1);
+    return t->kind == TEST_TEXT ? t->prompt + (double)t->tokens * (double)batch_of(t) : 0;
+}
+
+static bool only_decodes(const struct test *t)
+{
+    return t->kind == TEST_TEXT && t->prompt == 0;
 }
 
 /* Of this process, the memory for the read left out. */
@@ -155,88 +238,109 @@ static double peak_bytes(const struct run *r)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (double)usage.ru_maxrss * 1024 - read : NAN;
 }
 
-static enum mll_status add_row(struct run *r, const struct test *t, struct mll_error *err)
+/* With the model open; of the GPU where it runs there. */
+static double free_bytes(const struct run *r)
 {
-    size_t n = (size_t)r->args->repetitions;
+    if (r->cpu)
+        return bench_available_memory() + (r->read_memory ? (double)BENCH_READ_BYTES : 0);
+    return r->engine ? (double)exec_memory_free(r->engine->exec) : NAN;
+}
+
+static void add_rates(const struct run *r, const struct test *t, size_t n)
+{
+    struct report *p = r->report;
+    double sum = 0, squares = 0, work = work_of(r, t);
+    report_list(p, "samples", work > 0 ? r->rate : r->seconds, n);
     struct bench_stats rate = bench_stats(r->rate, n), seconds = bench_stats(r->seconds, n);
-    struct report *p = &r->report;
-    char *name = r->names[p->n_rows];
-    name_test(name, r, t);
-    MLL_TRY(report_row(p, err));
-    report_text(p, "test", name);
+    report_number(p, "seconds", seconds.median);
+    if (t->kind == TEST_TEXT && t->prompt > 0 && t->tokens == 0 && t->depth == 0)
+        report_number(p, "ttft_seconds", seconds.median + r->vision_seconds);
+    if (work == 0) {
+        report_number(p, "p10", seconds.p10);
+        report_number(p, "p90", seconds.p90);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        sum += r->rate[i] / (double)n;
+    for (size_t i = 0; i < n; i++)
+        squares += (r->rate[i] - sum) * (r->rate[i] - sum);
     report_number(p, "tokens_per_s", rate.median);
+    report_number(p, "stddev", n > 1 ? sqrt(squares / (double)(n - 1)) : NAN);
     report_number(p, "p10", rate.p10);
     report_number(p, "p90", rate.p90);
-    report_number(p, "seconds", seconds.median);
-    bool decodes = t->prompt == 0 && t->tokens > 0;
-    if (decodes) {
-        double bytes = (double)bytes_per_token(r->engine, r->image.rgb != NULL);
-        report_number(p, "bytes_per_token", bytes / (t->batch > 0 ? t->batch : 1));
-    }
-    if (decodes && r->read_memory != NULL) {
+    if (!only_decodes(t))
+        return;
+    double bytes = (double)bytes_per_token(r->engine, r->image.rgb != NULL) / (double)batch_of(t);
+    report_number(p, "bytes_per_token", bytes);
+    report_number(p, "weights_gb_s", bytes * rate.median * 1e-9);
+    if (r->read_memory) {
         report_number(p, "read_gb_s", bench_stats(r->read, n).median);
         report_number(p, "bandwidth_share", bench_stats(r->share, n).median);
     }
-    if (t->prompt > 0 && t->tokens == 0)
-        report_number(p, "ttft_seconds", seconds.median);
+}
+
+static enum mll_status add_row(const struct run *r, const struct test *t, struct mll_error *err)
+{
+    struct report *p = r->report;
+    char name[48], when[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    name_test(name, r, t);
+    MLL_TRY(report_row(p, err));
+    report_text(p, "test", name);
+    add_rates(r, t, (size_t)r->args->repetitions);
+    report_number(p, "n_prompt", t->prompt);
+    report_number(p, "n_gen", t->tokens);
+    report_number(p, "n_depth", t->depth);
+    report_number(p, "n_batch", (double)batch_of(t));
+    report_number(p, "image_tiles", r->args->image_tiles);
     report_number(p, "load_seconds", r->load_seconds);
     report_number(p, "peak_bytes", peak_bytes(r));
+    report_number(p, "free_bytes", free_bytes(r));
     report_number(p, "weight_bytes", (double)r->info.weight_bytes);
     report_number(p, "parameters", (double)r->info.parameters);
-    report_number(p, "repetitions", (double)n);
-    report_text(p, "model", r->info.path);
-    report_text(p, "quant", r->args->quant ? r->args->quant : "as stored");
-    report_text(p, "device", r->info.device);
-    report_number(p, "threads", exec_threads(r->engine->exec));
+    report_number(p, "repetitions", r->args->repetitions);
+    report_text(p, "model", r->options.synthetic ? r->options.synthetic : r->options.model);
+    report_text(p, "quant", r->options.quant ? r->options.quant : "as stored");
+    report_text(p, "kv", r->kv);
+    report_text(p, "device", r->device);
+    report_number(p, "threads", r->options.threads);
     report_text(p, "version", MLL_VERSION);
+    report_text(p, "build_commit", MLL_COMMIT);
+    report_text(p, "test_time", when);
     return MLL_OK;
 }
 
-static enum mll_status run_test(struct run *r, const struct test *t, struct mll_error *err)
+static enum mll_status measure(struct run *r, const struct test *t, struct mll_error *err)
 {
     double seconds, bytes = (double)bytes_per_token(r->engine, r->image.rgb != NULL);
     struct progress progress;
+    char name[48];
+    name_test(name, r, t);
     progress_start(&progress, "repetitions");
+    MLL_TRY(set_up(r, t, err));
     MLL_TRY(repeat(r, t, &seconds, err)); /* brings weights and buffers into memory */
     for (int i = 0; i < r->args->repetitions; i++) {
-        char name[32];
-        name_test(name, r, t);
         progress_show(&progress, (size_t)i, (size_t)r->args->repetitions, 0, name);
         MLL_TRY(repeat(r, t, &seconds, err));
         r->seconds[i] = seconds;
         r->rate[i] = work_of(r, t) / seconds;
-        if (r->read_memory != NULL && t->prompt == 0 && t->tokens > 0) {
-            r->read[i] = bench_read_gb_s(exec_threads(r->engine->exec), r->read_memory,
-                                         BENCH_READ_BYTES, bench_seconds);
-            r->share[i] = bytes * r->rate[i] / (t->batch > 0 ? t->batch : 1) * 1e-9 / r->read[i];
+        if (r->read_memory && only_decodes(t)) {
+            r->read[i] = bench_read_gb_s(r->options.threads, r->read_memory, BENCH_READ_BYTES,
+                                         bench_seconds);
+            r->share[i] = bytes * r->rate[i] / (double)batch_of(t) * 1e-9 / r->read[i];
         }
     }
     progress_clear(&progress);
+    if (t->kind == TEST_VISION) {
+        memcpy(r->share, r->seconds, (size_t)r->args->repetitions * sizeof *r->share);
+        r->vision_seconds = bench_stats(r->share, (size_t)r->args->repetitions).median;
+    }
     return add_row(r, t, err);
 }
 
-/* ---- what to run ----------------------------------------------------------------------------- */
-
-struct lists {
-    int *prompts, *tokens, *batches, *pair;
-    size_t n_prompts, n_tokens, n_batches, n_pair;
-};
-
-static enum mll_status read_lists(struct lists *l, const struct args *a, struct mll_error *err)
-{
-    MLL_TRY(bench_list(&l->prompts, &l->n_prompts, "n-prompt", a->n_prompt ? a->n_prompt : "512", 0,
-                       MOST_TOKENS, err));
-    MLL_TRY(bench_list(&l->tokens, &l->n_tokens, "n-gen", a->n_gen ? a->n_gen : "128", 0,
-                       MOST_TOKENS, err));
-    if (a->batch)
-        MLL_TRY(bench_list(&l->batches, &l->n_batches, "batch", a->batch, 1, MOST_BATCH, err));
-    if (!a->prompt_gen)
-        return MLL_OK;
-    MLL_TRY(bench_list(&l->pair, &l->n_pair, "pg", a->prompt_gen, 1, MOST_TOKENS, err));
-    if (l->n_pair != 2)
-        return mll_fail(err, MLL_ERR_USAGE, "--pg takes two numbers, prompt and tokens");
-    return MLL_OK;
-}
+/* ---- one engine ------------------------------------------------------------------------------ */
 
 static int largest(const int *values, size_t n)
 {
@@ -246,34 +350,20 @@ static int largest(const int *values, size_t n)
     return most;
 }
 
-static enum mll_status open_all(struct run *r, const struct lists *l, struct mll_error *err)
+static void size_session(struct mll_options *o, const struct lists *l, bool image)
 {
-    struct tool_model model = {0};
-    struct mll_options options;
-    int longest = largest(l->tokens, l->n_tokens) + 1, prompt = largest(l->prompts, l->n_prompts);
-    int batch = largest(l->batches, l->n_batches), pair = l->n_pair ? l->pair[0] + l->pair[1] : 0;
+    int prompt = largest(l->prompts, l->n_prompts), longest = largest(l->tokens, l->n_tokens) + 1;
+    int pair = l->n_pair ? l->pair[0] + l->pair[1] : 0, batch = largest(l->batches, l->n_batches);
+    int receipt = image ? RECEIPT_PROMPT + RECEIPT_ANSWER : 0;
     longest = longest > prompt ? longest : prompt;
     longest = longest > pair ? longest : pair;
-    if (!r->args->synthetic)
-        MLL_TRY(model_resolve(&model, r->args, err));
-    model_options(&options, r->args, &model);
-    options.synthetic = r->args->synthetic;
-    options.quant = r->args->quant;
-    options.max_sessions = batch > 1 ? batch : 1;
-    options.max_images = 1;
-    if (options.ctx_size == 0)
-        options.ctx_size = longest;
-    if (options.prefill_chunk == 0 && prompt > 0)
-        options.prefill_chunk = prompt < 512 ? prompt : 512;
-    double start = bench_seconds();
-    enum mll_status status = mll_open(&r->engine, &options, err);
-    r->load_seconds = bench_seconds() - start;
-    model_free(&model);
-    MLL_TRY(status);
-    mll_engine_info(r->engine, &r->info);
-    for (int s = 0; s < options.max_sessions; s++)
-        MLL_TRY(mll_session_open(&r->sessions[s], r->engine, err));
-    return MLL_OK;
+    longest = longest > receipt ? longest : receipt;
+    o->max_sessions = batch > 1 ? batch : 1;
+    o->max_images = 1;
+    if (o->ctx_size == 0)
+        o->ctx_size = longest + largest(l->depths, l->n_depths);
+    if (o->prefill_chunk == 0 && prompt > 0)
+        o->prefill_chunk = prompt < 512 ? prompt : 512;
 }
 
 /* A grey image with some structure, of as many whole tiles side by side, or two rows of them. */
@@ -291,24 +381,32 @@ static enum mll_status make_image(struct run *r, struct mll_error *err)
     if (rgb == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an image");
     for (size_t i = 0; i < (size_t)w * (size_t)h * 3; i++)
-        rgb[i] = (uint8_t)(i * 2654435761u >> 24);
+        rgb[i] = (uint8_t)((uint32_t)i * 2654435761u >> 24);
     r->image = (struct mll_image){.rgb = rgb, .w = w, .h = h};
     return MLL_OK;
 }
 
-static enum mll_status prepare(struct run *r, const struct lists *l, struct mll_error *err)
+static enum mll_status open_all(struct run *r, struct mll_error *err)
 {
+    static const char *const types[] = {
+        [MLL_DTYPE_F32] = "f32", [MLL_DTYPE_F16] = "f16", [MLL_DTYPE_I8] = "int8"};
     size_t n = (size_t)r->args->repetitions;
-    size_t tests = l->n_prompts + l->n_tokens * (1 + l->n_batches) + 2;
-    MLL_TRY(open_all(r, l, err));
+    double start = bench_seconds();
+    MLL_TRY(mll_open(&r->engine, &r->options, err));
+    r->load_seconds = bench_seconds() - start;
+    mll_engine_info(r->engine, &r->info);
+    snprintf(r->device, sizeof r->device, "%s", r->info.device);
+    r->kv = types[exec_kv_dtype(r->engine->exec)];
+    r->options.threads = exec_threads(r->engine->exec);
+    for (int s = 0; s < r->options.max_sessions; s++)
+        MLL_TRY(mll_session_open(&r->sessions[s], r->engine, err));
     MLL_TRY(make_image(r, err));
+    r->cpu = exec_memory(r->engine->exec) == 0;
+    bool read = r->cpu && largest(r->lists->tokens, r->lists->n_tokens) > 0;
     r->rate = calloc(4 * n, sizeof *r->rate);
-    r->names = calloc(tests, sizeof *r->names);
     r->ids = calloc(MOST_TOKENS, sizeof *r->ids);
-    if (strncmp(r->info.device, "cpu", 3) == 0)
-        r->read_memory = bench_weights(BENCH_READ_BYTES, 1);
-    if (!r->rate || !r->names || !r->ids ||
-        (strncmp(r->info.device, "cpu", 3) == 0 && !r->read_memory))
+    r->read_memory = read ? bench_weights(BENCH_READ_BYTES, 1) : NULL;
+    if (!r->rate || !r->ids || (read && !r->read_memory))
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the benchmark");
     r->seconds = r->rate + n;
     r->read = r->seconds + n;
@@ -316,58 +414,164 @@ static enum mll_status prepare(struct run *r, const struct lists *l, struct mll_
     return MLL_OK;
 }
 
-static enum mll_status run_all(struct run *r, const struct lists *l, struct mll_error *err)
+static void close_engine(struct run *r)
 {
-    if (r->image.rgb)
-        MLL_TRY(run_test(r, &(struct test){.vision = true}, err));
+    for (int s = 0; s < MOST_BATCH; s++) {
+        mll_session_close(r->sessions[s]);
+        r->sessions[s] = NULL;
+    }
+    mll_close(r->engine);
+    r->engine = NULL;
+}
+
+static enum mll_status run_depth(struct run *r, int depth, struct mll_error *err)
+{
+    const struct lists *l = r->lists;
     for (size_t i = 0; i < l->n_prompts; i++)
         if (l->prompts[i] > 0)
-            MLL_TRY(run_test(r, &(struct test){.prompt = l->prompts[i]}, err));
+            MLL_TRY(measure(r, &(struct test){.prompt = l->prompts[i], .depth = depth}, err));
     for (size_t i = 0; i < l->n_tokens; i++) {
-        if (l->tokens[i] == 0)
-            continue;
-        if (l->n_batches == 0)
-            MLL_TRY(run_test(r, &(struct test){.tokens = l->tokens[i]}, err));
-        for (size_t b = 0; b < l->n_batches; b++)
-            MLL_TRY(
-                run_test(r, &(struct test){.tokens = l->tokens[i], .batch = l->batches[b]}, err));
+        struct test t = {.tokens = l->tokens[i], .depth = depth};
+        if (t.tokens > 0 && l->n_batches == 0)
+            MLL_TRY(measure(r, &t, err));
+        for (size_t b = 0; t.tokens > 0 && b < l->n_batches; b++) {
+            t.batch = l->batches[b];
+            MLL_TRY(measure(r, &t, err));
+        }
     }
-    if (l->n_pair)
-        MLL_TRY(run_test(r, &(struct test){.prompt = l->pair[0], .tokens = l->pair[1]}, err));
+    struct test pair = {.prompt = l->n_pair ? l->pair[0] : 0, .depth = depth};
+    pair.tokens = l->n_pair ? l->pair[1] : 0;
+    return l->n_pair ? measure(r, &pair, err) : MLL_OK;
+}
+
+static enum mll_status run_loads(struct run *r, struct mll_error *err)
+{
+    close_engine(r); /* a file that is mapped stays in the cache */
+    for (int kind = TEST_LOAD_COLD; kind <= TEST_LOAD_WARM; kind++) {
+        bool cold = kind == TEST_LOAD_COLD;
+        if (cold && r->options.synthetic)
+            continue;
+        struct mll_error why = {0};
+        enum mll_status status =
+            bench_load(r->seconds, (size_t)r->args->repetitions, &r->options,
+                       r->image.rgb ? &r->image : NULL, cold, cold ? &why : err);
+        if (cold && status == MLL_ERR_IO)
+            tool_note("%s", why.message);
+        else if (status != MLL_OK)
+            return cold ? mll_fail(err, status, "%s", why.message) : status;
+        else
+            MLL_TRY(add_row(r, &(struct test){.kind = (enum test_kind)kind}, err));
+    }
     return MLL_OK;
+}
+
+static enum mll_status run_all(struct run *r, struct mll_error *err)
+{
+    const struct lists *l = r->lists;
+    MLL_TRY(open_all(r, err));
+    if (r->image.rgb)
+        MLL_TRY(measure(r, &(struct test){.kind = TEST_VISION}, err));
+    for (size_t d = 0; d < l->n_depths; d++)
+        MLL_TRY(run_depth(r, l->depths[d], err));
+    if (r->image.rgb)
+        MLL_TRY(measure(r,
+                        &(struct test){.kind = TEST_RECEIPT,
+                                       .prompt = RECEIPT_PROMPT,
+                                       .tokens = RECEIPT_ANSWER},
+                        err));
+    return r->args->load ? run_loads(r, err) : MLL_OK;
+}
+
+static enum mll_status run_engine(struct report *report, const struct args *args,
+                                  const struct lists *lists, const struct tool_model *model,
+                                  const char *quant, int threads, struct mll_error *err)
+{
+    struct run r = {.args = args, .lists = lists, .report = report};
+    model_options(&r.options, args, model);
+    r.options.synthetic = args->synthetic;
+    r.options.quant = quant;
+    r.options.threads = threads;
+    size_session(&r.options, lists, args->image_tiles > 0);
+    enum mll_status status = run_all(&r, err);
+    close_engine(&r);
+    free((uint8_t *)(uintptr_t)r.image.rgb);
+    free(r.read_memory);
+    free(r.rate);
+    free(r.ids);
+    return status;
+}
+
+/* ---- what to run ----------------------------------------------------------------------------- */
+
+static enum mll_status read_lists(struct lists *l, const struct args *a, struct mll_error *err)
+{
+    const char *tokens = a->n_gen ? a->n_gen : "128", *depths = a->depth ? a->depth : "0";
+    MLL_TRY(bench_list(&l->prompts, &l->n_prompts, "n-prompt", a->n_prompt ? a->n_prompt : "512", 0,
+                       MOST_TOKENS, err));
+    MLL_TRY(bench_list(&l->tokens, &l->n_tokens, "n-gen", tokens, 0, MOST_TOKENS, err));
+    MLL_TRY(bench_list(&l->depths, &l->n_depths, "n-depth", depths, 0, MOST_TOKENS, err));
+    MLL_TRY(bench_threads(&l->threads, &l->n_threads, a, err));
+    if (a->batch)
+        MLL_TRY(bench_list(&l->batches, &l->n_batches, "batch", a->batch, 1, MOST_BATCH, err));
+    if (!a->prompt_gen)
+        return MLL_OK;
+    MLL_TRY(bench_list(&l->pair, &l->n_pair, "pg", a->prompt_gen, 1, MOST_TOKENS, err));
+    if (l->n_pair != 2)
+        return mll_fail(err, MLL_ERR_USAGE, "--pg takes two numbers, prompt and tokens");
+    return MLL_OK;
+}
+
+static void free_lists(struct lists *l)
+{
+    int *all[] = {l->prompts, l->tokens, l->batches, l->depths, l->pair, l->threads};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* An engine for each quantisation and number of threads. */
+static enum mll_status run_lists(struct report *report, const struct args *args,
+                                 const struct lists *lists, const struct tool_model *model,
+                                 struct mll_error *err)
+{
+    static const char *const known[] = {"none", "nf4", "nf4-dq", "int8"};
+    char *quants = strdup(args->quant_list ? args->quant_list : "none"), *rest = quants, *quant;
+    enum mll_status status = quants ? MLL_OK : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory");
+    while (status == MLL_OK && (quant = strsep(&rest, ",")) != NULL) {
+        bool found = false;
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+            found |= strcmp(quant, known[i]) == 0;
+        if (!found)
+            status = mll_fail(err, MLL_ERR_USAGE,
+                              "--quant: '%s' is not none, nf4, nf4-dq or int8, or a list of them",
+                              quant);
+        const char *type = strcmp(quant, "none") == 0 ? NULL : quant;
+        for (size_t i = 0; i < lists->n_threads && status == MLL_OK; i++)
+            status = run_engine(report, args, lists, model, type, lists->threads[i], err);
+    }
+    free(quants);
+    return status;
 }
 
 int bench_model(const struct args *args)
 {
     struct mll_error err;
     struct lists lists = {0};
+    struct tool_model model = {0};
     struct args all = *args;
     if (all.repetitions == 0)
         all.repetitions = 5;
-    struct run r = {.args = &all,
-                    .report = {.name = "bench_model",
-                               .columns = columns,
-                               .n_columns = sizeof columns / sizeof *columns}};
+    struct report report = {
+        .name = "bench_model", .columns = columns, .n_columns = sizeof columns / sizeof *columns};
     enum mll_status status = read_lists(&lists, &all, &err);
+    if (status == MLL_OK && !all.synthetic)
+        status = model_resolve(&model, &all, &err);
     if (status == MLL_OK)
-        status = prepare(&r, &lists, &err);
-    if (status == MLL_OK)
-        status = run_all(&r, &lists, &err);
-    if (r.report.n_rows > 0)
-        report_print(&r.report, all.json ? "json" : all.format ? all.format : "md");
+        status = run_lists(&report, &all, &lists, &model, &err);
+    if (report.n_rows > 0)
+        report_print(&report, all.json ? "json" : all.format ? all.format : "md");
     int code = status == MLL_OK ? 0 : tool_fail(&err);
-    for (int s = 0; s < MOST_BATCH; s++)
-        mll_session_close(r.sessions[s]);
-    mll_close(r.engine);
-    report_free(&r.report);
-    free((uint8_t *)(uintptr_t)r.image.rgb);
-    free(r.read_memory);
-    free(r.rate);
-    free(r.names);
-    free(r.ids);
-    free(lists.prompts);
-    free(lists.tokens);
-    free(lists.batches);
-    free(lists.pair);
+    report_free(&report);
+    model_free(&model);
+    free_lists(&lists);
     return signals_exit_code() ? signals_exit_code() : code;
 }

@@ -1,356 +1,307 @@
 /* bench_ops.c - mllama bench ops: single ops at the shapes of the 11B and 90B.
  *
- * A case is first compared with the plain C form, on a GPU with the CPU's, then timed cold (on
- * copies of its weights or keys in turn, 256 MB of them, so that caches do not help) and warm (on
- * one copy). Beside the times: the bytes that must be moved, the operations that must be done, and
- * what share they are of what this machine gives: read_gb_s, a read of 2 GB by the same threads
- * behind the case (on a GPU, an addition of long vectors, which reads two and writes one), and the
- * roofline, the larger of bytes / read rate and operations / peak rate over the time. The peak rate
- * is that of a loop of float32 multiply-adds in registers (on a GPU, what its maker states for
- * fp16). */
+ * bench_case.h says how an op is checked and timed. Beside the times stand the bytes that must be
+ * moved, the operations that must be done, and what share they are of what this machine gives,
+ * which is measured before and behind every case, for a shared machine is not equally fast for
+ * long: a read of 2 GB by the same threads, a copy (both ways counted), multiply-adds in registers.
+ * roofline_share is the least time, the larger of bytes by the read rate and operations by the peak
+ * rate, over the measured one. On a GPU reading and copying are an addition of long vectors (reads
+ * two, writes one), the peak is what its maker states for fp16, nominal_gb_s likewise. */
+#include "bench_case.h"
 #include "bench.h"
 #include "bench_tool.h"
-#include "op_case.h"
+#include "engine.h"
 #include "report.h"
 #include "tool.h"
+#include "version.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_CASES = 512, GPU_CALLS = 20 };
-static const double cold_bytes = 256e6;
+enum { USUAL_REPETITIONS = 10, LEAST_REPETITIONS = 5 };
+static const double gpu_tolerance = 5e-3, bf16_tolerance = 1e-2; /* fp16's and bf16's roundings */
 
-static const char *const columns[] = {
-    "op",           "shape",          "seconds",    "p10",       "p90",
-    "warm_seconds", "gb_s",           "tflop_s",    "read_gb_s", "read_share",
-    "peak_tflop_s", "roofline_share", "difference", "device",    "threads"};
+static const struct report_column columns[] = {
+    {.name = "op", .title = "op"},
+    {.name = "shape", .title = "shape"},
+    {.name = "n"},
+    {.name = "seconds", .title = "us", .scale = 1e6},
+    {.name = "p10", .title = "p10", .scale = 1e6},
+    {.name = "p90", .title = "p90", .scale = 1e6},
+    {.name = "warm_seconds", .title = "warm us", .scale = 1e6},
+    {.name = "bytes"},
+    {.name = "flop"},
+    {.name = "gb_s", .title = "GB/s"},
+    {.name = "read_gb_s"},
+    {.name = "read_share", .title = "% of read", .scale = 100},
+    {.name = "copy_gb_s"},
+    {.name = "copy_share", .title = "% of copy", .scale = 100},
+    {.name = "nominal_gb_s"},
+    {.name = "nominal_share", .title = "% nominal", .scale = 100},
+    {.name = "tflop_s", .title = "GFLOP/s", .scale = 1000},
+    {.name = "peak_tflop_s"},
+    {.name = "peak_share", .title = "% of peak", .scale = 100},
+    {.name = "roofline_share", .title = "% of roofline", .scale = 100},
+    {.name = "clock_ghz", .title = "GHz"},
+    {.name = "difference"},
+    {.name = "samples"},
+    {.name = "kv", .use = REPORT_BELOW},
+    {.name = "device", .use = REPORT_BELOW},
+    {.name = "threads", .use = REPORT_BELOW},
+    {.name = "version", .use = REPORT_BELOW},
+    {.name = "build_commit", .use = REPORT_BELOW}};
 
+/* fp16 with float32 accumulation, dense, and memory, from the makers' data sheets; the first name
+ * that the device's contains. */
 static const struct {
     const char *name;
-    int rows, cols; /* out and in features */
-} matrices[] = {
-    {"11b.q", 4096, 4096},      {"11b.kv", 1024, 4096},     {"11b.gate", 14336, 4096},
-    {"11b.down", 4096, 14336},  {"11b.head", 128256, 4096}, {"vision.qkvo", 1280, 1280},
-    {"vision.fc1", 5120, 1280}, {"vision.fc2", 1280, 5120}, {"90b.q", 8192, 8192},
-    {"90b.gate", 28672, 8192},  {"90b.down", 8192, 28672},
+    double tflop_s, gb_s;
+} cards[] = {{"V100S", 130, 1134},
+             {"V100", 125, 900},
+             {"T4", 65, 320},
+             {"A100-SXM4-40GB", 312, 1555},
+             {"A100-PCIE-40GB", 312, 1555},
+             {"A100", 312, 2039},
+             {"A10", 125, 600},
+             {"L40S", 362, 864},
+             {"L40", 181, 864},
+             {"L4", 121, 300},
+             {"4090", 165, 1008},
+             {"H100 PCIe", 756, 2000},
+             {"H100", 989, 3350},
+             {"H200", 989, 4800}};
+
+/* What a machine gives at the moment; NaN where unknown. */
+struct machine {
+    double read_gb_s, copy_gb_s, peak_tflop_s, clock_ghz, nominal_gb_s;
 };
-static const char *const quants[] = {NULL, "nf4", "nf4-dq", "int8"};
-static const int row_counts[] = {1, 2, 4, 8, 128, 512, 2048, 6432};
-static const int contexts[] = {512, 4096, 6404};
-
-/* fp16 with float32 accumulation, dense, from the makers' data sheets. */
-static const struct {
-    const char *name;
-    double tflop_s;
-} cards[] = {{"V100", 125}, {"T4", 65},    {"A100", 312}, {"A10", 125}, {"L40S", 362},
-             {"L4", 121},   {"4090", 165}, {"H100", 989}, {"H200", 989}};
 
 struct run {
     const struct args *args;
+    struct mll_options options; /* of the device's exec */
     bool gpu;
-    struct report report;
-    char (*names)[48];   /* (MOST_CASES) */
-    double *cold, *warm; /* (repetitions) */
-    void *read_memory;   /* NULL on a GPU */
-    double read_gb_s, peak_tflop_s;
+    struct report *report;
+    struct bench_case times;
+    void *memory; /* to read and copy; NULL on a GPU */
+    struct machine machine;
     char device[128];
     int threads;
 };
 
-/* ---- execs ----------------------------------------------------------------------------------- */
-
-static enum mll_status open_exec(const struct run *r, struct mll_exec **ex, struct mll_error *err)
-{
-    const struct args *a = r->args;
-    bool bf16 = a->compute && strcmp(a->compute, "bf16") == 0;
-    if (!r->gpu)
-        return exec_open_cpu(ex, a->threads, MLL_ISA_AUTO, bf16, 0, err);
-    struct exec_cuda_options options = {.threads = a->threads};
-    if (a->device && strncmp(a->device, "cuda:", 5) == 0)
-        options.device = atoi(a->device + 5);
-    return exec_open_cuda(ex, &options, 0, err);
-}
-
-/* The plain form of the same arithmetic; for a GPU the CPU's fastest, which has the same bits. */
-static enum mll_status open_plain(const struct run *r, struct mll_exec **ex, struct mll_error *err)
-{
-    if (r->gpu)
-        return exec_open_cpu(ex, r->args->threads, MLL_ISA_AUTO, false, 0, err);
-    bool bf16 = r->args->compute && strcmp(r->args->compute, "bf16") == 0;
-    return exec_open_cpu(ex, 1, bf16 ? MLL_ISA_AUTO : MLL_ISA_C, bf16, 0, err);
-}
-
-/* ---- one case -------------------------------------------------------------------------------- */
-
-/* The result of a shape on an exec; freed by the caller. */
-static enum mll_status result_of(float **y, struct mll_exec *ex, const struct op_shape *shape,
-                                 struct mll_error *err)
-{
-    struct op_case c;
-    size_t n = op_case_outputs(shape);
-    *y = malloc(n * sizeof **y);
-    if (*y == NULL)
-        return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %s", shape->name);
-    MLL_TRY(exec_reserve(ex, op_case_scratch(ex, shape, 1), err));
-    enum mll_status status = op_case_open(&c, ex, shape, 1, err);
-    if (status == MLL_OK) {
-        op_case_call(&c, 0);
-        exec_download(ex, *y, c.y, n * sizeof **y);
-        status = exec_take_error(ex, err);
-    }
-    op_case_close(&c);
-    return status;
-}
-
-/* The largest difference to the plain form, over the largest magnitude. Of prompts only the first
- * row: the plain form is slow. The CPU's forms give the same bits. */
-static enum mll_status compare_forms(double *apart, const struct run *r, struct mll_exec *ex,
-                                     const struct op_shape *shape, struct mll_error *err)
-{
-    struct op_shape less = *shape;
-    struct mll_exec *plain = NULL;
-    float *y = NULL, *expected = NULL;
-    double most = 0;
-    *apart = 0;
-    less.n = shape->kind == CASE_ATTN_VISION ? 400 : 1;
-    enum mll_status status = open_plain(r, &plain, err);
-    if (status == MLL_OK)
-        status = result_of(&y, ex, &less, err);
-    if (status == MLL_OK)
-        status = result_of(&expected, plain, &less, err);
-    for (size_t i = 0; status == MLL_OK && i < op_case_outputs(&less); i++) {
-        most = fmax(most, fabs((double)expected[i]));
-        *apart = fmax(*apart, fabs((double)y[i] - (double)expected[i]));
-    }
-    *apart = *apart > 0 ? *apart / most : 0;
-    if (status == MLL_OK && *apart > (r->gpu ? 5e-3 : 0))
-        status = mll_fail(err, MLL_ERR_INTERNAL, "%s %s differs by %g from the plain form",
-                          op_case_name(shape->kind), shape->name, *apart);
-    exec_close(plain);
-    free(y);
-    free(expected);
-    return status;
-}
-
-/* Seconds a call; many calls in a row on a GPU, so that launching is not what is measured. */
-static double time_calls(const struct run *r, const struct op_case *c, int first, bool warm)
-{
-    struct mll_error err;
-    int calls = r->gpu ? GPU_CALLS : 1;
-    double start = bench_seconds();
-    for (int i = 0; i < calls; i++)
-        op_case_call(c, warm ? 0 : (first + i) % c->n_copies);
-    exec_take_error(c->ex, &err);
-    return (bench_seconds() - start) / calls;
-}
-
-static enum mll_status measure(struct run *r, struct mll_exec *ex, const struct op_shape *shape,
-                               struct mll_error *err)
-{
-    struct op_case c;
-    bool weights = shape->kind == CASE_MATMUL || shape->kind == CASE_ATTN;
-    double copies = 1 + cold_bytes / op_case_bytes(shape);
-    int n_copies = !weights ? 1 : copies > OP_COPIES ? OP_COPIES : (int)copies;
-    MLL_TRY(exec_reserve(ex, op_case_scratch(ex, shape, n_copies), err));
-    enum mll_status status = op_case_open(&c, ex, shape, n_copies, err);
-    if (status == MLL_OK)
-        time_calls(r, &c, 0, false);
-    for (int i = 0; i < r->args->repetitions && status == MLL_OK; i++) {
-        r->cold[i] = time_calls(r, &c, i, false);
-        time_calls(r, &c, 0, true);
-        r->warm[i] = time_calls(r, &c, 0, true);
-        status = exec_take_error(ex, err);
-    }
-    op_case_close(&c);
-    return status;
-}
-
-static enum mll_status add_row(struct run *r, const struct op_shape *shape, double apart,
-                               struct mll_error *err)
-{
-    size_t n = (size_t)r->args->repetitions;
-    struct bench_stats cold = bench_stats(r->cold, n), warm = bench_stats(r->warm, n);
-    struct report *p = &r->report;
-    char *name = strcpy(r->names[p->n_rows], shape->name);
-    double bytes = op_case_bytes(shape) * 1e-9, work = op_case_flops(shape) * 1e-12;
-    double least = fmax(bytes / r->read_gb_s, work / r->peak_tflop_s);
-    MLL_TRY(report_row(p, err));
-    report_text(p, "op", op_case_name(shape->kind));
-    report_text(p, "shape", name);
-    report_number(p, "seconds", cold.median);
-    report_number(p, "p10", cold.p10);
-    report_number(p, "p90", cold.p90);
-    report_number(p, "warm_seconds", warm.median);
-    report_number(p, "gb_s", bytes / cold.median);
-    report_number(p, "tflop_s", work / cold.median);
-    report_number(p, "read_gb_s", r->read_gb_s);
-    report_number(p, "read_share", bytes / cold.median / r->read_gb_s);
-    report_number(p, "peak_tflop_s", r->peak_tflop_s);
-    report_number(p, "roofline_share", least / cold.median);
-    report_number(p, "difference", apart);
-    report_text(p, "device", r->device);
-    report_number(p, "threads", r->threads);
-    return MLL_OK;
-}
-
-/* Runs the case if the command line asks for it. */
-static enum mll_status run_case(struct run *r, const struct op_shape *shape, struct mll_error *err)
-{
-    const struct args *a = r->args;
-    struct mll_exec *ex = NULL;
-    double apart;
-    if ((a->op && strcmp(a->op, op_case_name(shape->kind)) != 0) ||
-        (a->shape && !strstr(shape->name, a->shape)) || r->report.n_rows == MOST_CASES ||
-        signals_exit_code())
-        return MLL_OK;
-    /* An exec a case: it owns the weights that were loaded. */
-    MLL_TRY(open_exec(r, &ex, err));
-    enum mll_status status = compare_forms(&apart, r, ex, shape, err);
-    exec_close(ex);
-    MLL_TRY(status);
-    MLL_TRY(open_exec(r, &ex, err));
-    status = measure(r, ex, shape, err);
-    exec_close(ex);
-    if (r->read_memory) /* beside every case: a shared machine's memory is not equally fast for long
-                         */
-        r->read_gb_s = bench_read_gb_s(r->threads, r->read_memory, BENCH_READ_BYTES, bench_seconds);
-    return status == MLL_OK ? add_row(r, shape, apart, err) : status;
-}
-
-/* ---- all cases ------------------------------------------------------------------------------- */
-
-/* Whether a matmul is measured where no --shape was given: what a user meets first. */
-static bool is_usual(const char *matrix, const char *quant, int n)
-{
-    if (strncmp(matrix, "vision", 6) == 0)
-        return quant == NULL;
-    return strncmp(matrix, "90b", 3) != 0 && (n == 1 || n == 8 || n == 512);
-}
-
-static enum mll_status run_matmul(struct run *r, size_t m, const char *quant, int n,
-                                  struct mll_error *err)
-{
-    const char *name = matrices[m].name;
-    bool vision = strncmp(name, "vision", 6) == 0, head = strcmp(name, "11b.head") == 0;
-    if (vision != (n == 6432) || (head && n > 8) || (!r->args->shape && !is_usual(name, quant, n)))
-        return MLL_OK;
-    struct op_shape s = {.kind = CASE_MATMUL,
-                         .n = n,
-                         .rows = matrices[m].rows,
-                         .cols = matrices[m].cols,
-                         .quant = quant,
-                         .phase = n <= 8 ? MLL_DECODE : MLL_PREFILL};
-    snprintf(s.name, sizeof s.name, "%s %s n=%d", name, quant ? quant : "bf16", n);
-    return run_case(r, &s, err);
-}
-
-static enum mll_status run_matmuls(struct run *r, struct mll_error *err)
-{
-    for (size_t m = 0; m < sizeof matrices / sizeof *matrices; m++)
-        for (size_t q = 0; q < sizeof quants / sizeof *quants; q++)
-            for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++)
-                MLL_TRY(run_matmul(r, m, quants[q], row_counts[i], err));
-    return MLL_OK;
-}
-
-static enum mll_status run_others(struct run *r, struct mll_error *err)
-{
-    for (size_t i = 0; i < sizeof contexts / sizeof *contexts; i++)
-        for (int n = 1; n <= 512; n *= 512) {
-            struct op_shape s = {.kind = CASE_ATTN,
-                                 .n = n,
-                                 .rows = 32,
-                                 .cols = 128,
-                                 .context = contexts[i],
-                                 .phase = n == 1 ? MLL_DECODE : MLL_PREFILL};
-            snprintf(s.name, sizeof s.name, "11b keys=%d n=%d", contexts[i], n);
-            MLL_TRY(run_case(r, &s, err));
-        }
-    struct op_shape vision = {
-        .kind = CASE_ATTN_VISION, .n = 6432, .rows = 16, .cols = 80, .name = "vision rows=6432"};
-    MLL_TRY(run_case(r, &vision, err));
-    for (int n = 1; n <= 512; n *= 512) {
-        struct op_shape norm = {.kind = CASE_RMSNORM, .n = n, .rows = 1, .cols = 4096};
-        struct op_shape silu = {.kind = CASE_SILU_MUL, .n = n, .rows = 1, .cols = 14336};
-        snprintf(norm.name, sizeof norm.name, "11b n=%d", n);
-        snprintf(silu.name, sizeof silu.name, "11b n=%d", n);
-        MLL_TRY(run_case(r, &norm, err));
-        MLL_TRY(run_case(r, &silu, err));
-    }
-    return MLL_OK;
-}
-
 /* ---- what the machine gives ------------------------------------------------------------------ */
 
-static enum mll_status measure_cpu(struct run *r, struct mll_error *err)
+static struct machine measure_cpu(const struct run *r)
 {
-    r->peak_tflop_s = bench_fma_tflop_s(r->threads);
-    r->read_memory = bench_weights(BENCH_READ_BYTES, 1);
-    return r->read_memory ? MLL_OK : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory to read");
+    return (struct machine){
+        .read_gb_s = bench_read_gb_s(r->threads, r->memory, BENCH_READ_BYTES, bench_seconds),
+        .copy_gb_s = bench_copy_gb_s(r->threads, r->memory, BENCH_READ_BYTES),
+        .peak_tflop_s = bench_fma_tflop_s(r->threads, r->options.compute_bf16),
+        .clock_ghz = bench_clock_ghz(),
+        .nominal_gb_s = NAN};
 }
 
 static enum mll_status measure_gpu(struct run *r, struct mll_error *err)
 {
-    struct op_shape add = {.kind = CASE_ADD, .n = 4096, .rows = 1, .cols = 16384, .name = "add"};
+    struct op_shape add = {.kind = CASE_ADD, .n = 4096, .rows = 1, .cols = 16384, .name = "long"};
     struct mll_exec *ex = NULL;
-    MLL_TRY(open_exec(r, &ex, err));
-    enum mll_status status = measure(r, ex, &add, err);
+    MLL_TRY(plan_open_exec(&ex, &r->options, NULL, err));
+    double bytes = op_case_bytes(&add, exec_kv_dtype(ex)) * 1e-9;
+    enum mll_status status = bench_case_run(&r->times, ex, &add, err);
     exec_close(ex);
     MLL_TRY(status);
-    double seconds = bench_stats(r->cold, (size_t)r->args->repetitions).median;
-    r->read_gb_s = op_case_bytes(&add) * 1e-9 / seconds;
-    r->peak_tflop_s = NAN;
+    double rate = bytes / bench_stats(r->times.cold, r->times.n_cold).median;
+    r->machine = (struct machine){rate, rate, NAN, NAN, NAN};
     for (size_t i = sizeof cards / sizeof *cards; i-- > 0;)
-        if (strstr(r->device, cards[i].name))
-            r->peak_tflop_s = cards[i].tflop_s;
+        if (strstr(r->device, cards[i].name)) {
+            r->machine.peak_tflop_s = cards[i].tflop_s;
+            r->machine.nominal_gb_s = cards[i].gb_s;
+        }
     return MLL_OK;
 }
 
-static enum mll_status open_run(struct run *r, struct mll_error *err)
+/* The mean of before and behind. */
+static struct machine between(struct machine a, struct machine b)
 {
-    const char *device = r->args->device ? r->args->device : "auto";
-    size_t n = (size_t)r->args->repetitions;
+    return (struct machine){(a.read_gb_s + b.read_gb_s) / 2, (a.copy_gb_s + b.copy_gb_s) / 2,
+                            (a.peak_tflop_s + b.peak_tflop_s) / 2, (a.clock_ghz + b.clock_ghz) / 2,
+                            a.nominal_gb_s};
+}
+
+/* ---- one case -------------------------------------------------------------------------------- */
+
+static enum mll_status add_row(const struct run *r, const struct op_shape *shape, enum mll_dtype kv,
+                               const struct machine *m, struct mll_error *err)
+{
+    static const char *const kinds[] = {
+        [MLL_DTYPE_F32] = "f32", [MLL_DTYPE_F16] = "f16", [MLL_DTYPE_I8] = "int8"};
+    const struct bench_case *b = &r->times;
+    struct report *p = r->report;
+    double gbytes = op_case_bytes(shape, kv) * 1e-9, tflop = op_case_flop(shape) * 1e-12;
+    MLL_TRY(report_row(p, err));
+    report_list(p, "samples", b->cold, b->n_cold);
+    struct bench_stats cold = bench_stats(b->cold, b->n_cold),
+                       warm = bench_stats(b->warm, b->n_warm);
+    double rate = gbytes / cold.median, speed = tflop / cold.median;
+    report_text(p, "op", op_case_name(shape->kind));
+    report_text(p, "shape", shape->name);
+    report_number(p, "n", shape->n);
+    report_number(p, "seconds", cold.median);
+    report_number(p, "p10", cold.p10);
+    report_number(p, "p90", cold.p90);
+    report_number(p, "warm_seconds", b->n_warm > 0 ? warm.median : NAN);
+    report_number(p, "bytes", gbytes * 1e9);
+    report_number(p, "flop", tflop * 1e12);
+    report_number(p, "gb_s", rate);
+    report_number(p, "read_gb_s", m->read_gb_s);
+    report_number(p, "read_share", rate / m->read_gb_s);
+    report_number(p, "copy_gb_s", m->copy_gb_s);
+    report_number(p, "copy_share", rate / m->copy_gb_s);
+    report_number(p, "nominal_gb_s", m->nominal_gb_s);
+    report_number(p, "nominal_share", rate / m->nominal_gb_s);
+    report_number(p, "tflop_s", speed);
+    report_number(p, "peak_tflop_s", m->peak_tflop_s);
+    report_number(p, "peak_share", speed / m->peak_tflop_s);
+    report_number(p, "roofline_share", fmax(rate / m->read_gb_s, speed / m->peak_tflop_s));
+    report_number(p, "clock_ghz", m->clock_ghz);
+    report_number(p, "difference", b->difference);
+    if (shape->kind == CASE_ATTN || shape->kind == CASE_ROPE_KV_APPEND)
+        report_text(p, "kv", kinds[kv]);
+    report_text(p, "device", r->device);
+    report_number(p, "threads", r->threads);
+    report_text(p, "version", MLL_VERSION);
+    report_text(p, "build_commit", MLL_COMMIT);
+    return MLL_OK;
+}
+
+static bool is_wanted(const struct args *a, const struct op_shape *s)
+{
+    if (a->op && strcmp(a->op, op_case_name(s->kind)) != 0)
+        return false;
+    return a->shape ? strstr(s->name, a->shape) != NULL : a->all || s->usual;
+}
+
+static enum mll_status run_case(struct run *r, const struct op_shape *shape, struct mll_error *err)
+{
     struct mll_exec *ex = NULL;
-    r->gpu =
-        strncmp(device, "cuda", 4) == 0 || (strcmp(device, "auto") == 0 && exec_cuda_devices() > 0);
-    MLL_TRY(open_exec(r, &ex, err));
+    struct machine m = r->machine;
+    MLL_TRY(plan_open_exec(&ex, &r->options, NULL, err));
+    enum mll_dtype kv = exec_kv_dtype(ex);
+    enum mll_status status = bench_case_run(&r->times, ex, shape, err);
+    exec_close(ex);
+    MLL_TRY(status);
+    if (!r->gpu) {
+        r->machine = measure_cpu(r);
+        m = between(m, r->machine);
+    }
+    return add_row(r, shape, kv, &m, err);
+}
+
+/* ---- devices --------------------------------------------------------------------------------- */
+
+static enum mll_status open_device(struct run *r, struct mll_error *err)
+{
+    struct mll_exec *ex = NULL;
+    MLL_TRY(plan_open_exec(&ex, &r->options, NULL, err));
     snprintf(r->device, sizeof r->device, "%s", exec_describe(ex));
     r->threads = exec_threads(ex);
+    r->gpu = exec_memory(ex) > 0;
     exec_close(ex);
-    r->names = calloc(MOST_CASES, sizeof *r->names);
-    r->cold = calloc(2 * n, sizeof *r->cold);
-    if (!r->names || !r->cold)
+    struct bench_case *b = &r->times;
+    bool asked = r->args->repetitions > 0;
+    b->most = asked ? r->args->repetitions : USUAL_REPETITIONS;
+    b->least = asked ? b->most : LEAST_REPETITIONS;
+    b->tolerance = r->gpu ? gpu_tolerance : r->options.compute_bf16 ? bf16_tolerance : 0;
+    b->cold = calloc(2 * (size_t)b->most, sizeof *b->cold);
+    b->warm = b->cold ? b->cold + b->most : NULL;
+    if (!r->gpu)
+        b->flush = r->memory = bench_weights(BENCH_READ_BYTES, 1);
+    if (b->cold == NULL || (!r->gpu && r->memory == NULL))
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for the benchmark");
-    r->warm = r->cold + n;
-    return r->gpu ? measure_gpu(r, err) : measure_cpu(r, err);
+    if (r->gpu)
+        return measure_gpu(r, err);
+    r->machine = measure_cpu(r);
+    return MLL_OK;
+}
+
+static enum mll_status run_device(struct report *report, const struct args *args,
+                                  const char *device, int threads, const struct op_shape *shapes,
+                                  size_t n, struct mll_error *err)
+{
+    struct run r = {.args = args, .report = report};
+    struct progress progress;
+    model_options(&r.options, args, &(struct tool_model){0});
+    r.options.device = device;
+    r.options.threads = threads;
+    enum mll_status status = open_device(&r, err);
+    progress_start(&progress, "cases");
+    for (size_t i = 0; i < n && status == MLL_OK && !signals_exit_code(); i++) {
+        progress_show(&progress, i, n, 0, shapes[i].name);
+        status = run_case(&r, &shapes[i], err);
+    }
+    progress_clear(&progress);
+    free(r.memory);
+    free(r.times.cold);
+    return status;
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+/* Keeps the shapes that the command line asks for. */
+static enum mll_status select_shapes(struct op_shape *shapes, size_t *n, const struct args *args,
+                                     struct mll_error *err)
+{
+    size_t kept = 0;
+    char names[256] = "";
+    for (int kind = 0; kind < CASE_COUNT; kind++) {
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", op_case_name(kind));
+    }
+    for (size_t i = 0; i < *n; i++)
+        if (is_wanted(args, &shapes[i]))
+            shapes[kept++] = shapes[i];
+    *n = kept;
+    if (kept > 0)
+        return MLL_OK;
+    return mll_fail(err, MLL_ERR_USAGE,
+                    "no case has op %s and shape %s; ops: %s; shapes look like '11b.q 4096x4096 "
+                    "nf4 n=1'",
+                    args->op ? args->op : "*", args->shape ? args->shape : "*", names);
+}
+
+/* Every device with every number of threads. */
+static enum mll_status run_lists(struct report *report, const struct args *args,
+                                 const struct op_shape *shapes, size_t n, struct mll_error *err)
+{
+    int *threads;
+    size_t n_threads;
+    MLL_TRY(bench_threads(&threads, &n_threads, args, err));
+    char *devices = strdup(args->device ? args->device : "auto"), *rest = devices, *device;
+    enum mll_status status = devices ? MLL_OK : mll_fail(err, MLL_ERR_NO_MEMORY, "no memory");
+    while (status == MLL_OK && (device = strsep(&rest, ",")) != NULL)
+        for (size_t i = 0; i < n_threads && status == MLL_OK && !signals_exit_code(); i++)
+            status = run_device(report, args, device, threads[i], shapes, n, err);
+    free(devices);
+    free(threads);
+    return status;
 }
 
 int bench_ops(const struct args *args)
 {
     struct mll_error err;
-    struct args all = *args;
-    if (all.repetitions == 0)
-        all.repetitions = 5;
-    struct run r = {.args = &all,
-                    .report = {.name = "bench_ops",
-                               .columns = columns,
-                               .n_columns = sizeof columns / sizeof *columns}};
-    enum mll_status status = open_run(&r, &err);
+    struct report report = {
+        .name = "bench_ops", .columns = columns, .n_columns = sizeof columns / sizeof *columns};
+    size_t n;
+    struct op_shape *shapes = op_shapes(&n);
+    enum mll_status status = shapes ? select_shapes(shapes, &n, args, &err)
+                                    : mll_fail(&err, MLL_ERR_NO_MEMORY, "no memory for the shapes");
     if (status == MLL_OK)
-        status = run_matmuls(&r, &err);
-    if (status == MLL_OK)
-        status = run_others(&r, &err);
-    if (status == MLL_OK && r.report.n_rows == 0)
-        status = mll_fail(&err, MLL_ERR_USAGE, "no case has op %s and shape %s",
-                          args->op ? args->op : "*", args->shape ? args->shape : "*");
-    if (r.report.n_rows > 0)
-        report_print(&r.report, all.json ? "json" : all.format ? all.format : "md");
+        status = run_lists(&report, args, shapes, n, &err);
+    if (report.n_rows > 0)
+        report_print(&report, args->json ? "json" : args->format ? args->format : "md");
     int code = status == MLL_OK ? 0 : tool_fail(&err);
-    report_free(&r.report);
-    free(r.read_memory);
-    free(r.names);
-    free(r.cold);
+    report_free(&report);
+    free(shapes);
     return signals_exit_code() ? signals_exit_code() : code;
 }

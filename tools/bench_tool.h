@@ -12,5 +12,8 @@ int bench_compare(const struct args *args);
  * caller's to free. MLL_ERR_USAGE naming the option. */
 enum mll_status bench_list(int **values, size_t *n, const char *option, const char *text, int least,
                            int most, struct mll_error *err);
+/* --threads, {0} (the default) where it was not given. */
+enum mll_status bench_threads(int **values, size_t *n, const struct args *args,
+                              struct mll_error *err);
 
 #endif

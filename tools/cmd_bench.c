@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIST_MOST = 256 };
+enum { LIST_MOST = 256, MOST_THREADS = 4096 };
 
 /* One item behind *at: a number, or a range FIRST-LAST with +STEP or *FACTOR (default +1). */
 static bool parse_item(const char **at, int values[LIST_MOST], size_t *n, int least, int most)
@@ -60,6 +60,14 @@ enum mll_status bench_list(int **values, size_t *n, const char *option, const ch
                     "--%s: '%s' is no list of numbers from %d to %d, as 512 or 128,512 or "
                     "64-512*2",
                     option, text, least, most);
+}
+
+enum mll_status bench_threads(int **values, size_t *n, const struct args *args,
+                              struct mll_error *err)
+{
+    bool asked = args->thread_list != NULL;
+    return bench_list(values, n, "threads", asked ? args->thread_list : "0", asked, MOST_THREADS,
+                      err);
 }
 
 int cmd_bench(const struct args *args)

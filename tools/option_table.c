@@ -7,6 +7,7 @@
 #define DOCUMENTS    (BIT(CMD_EXTRACT) | BIT(CMD_EVAL))
 #define RUNS         (REQUEST | DOCUMENTS)
 #define OPENS        (RUNS | BIT(CMD_PLAN) | BIT(CMD_BENCH) | BIT(CMD_REPRO))
+#define NOT_BENCH    (OPENS & ~BIT(CMD_BENCH))
 #define MODEL        (OPENS | BIT(CMD_TOKENIZE) | BIT(CMD_CHECK))
 #define ALL          ((1u << CMD_COUNT) - 1)
 
@@ -63,23 +64,33 @@ const struct option_row option_table[] = {
      "tokens of a prompt: 512, or 128,512, or 64-256+64, or 64-512*2 (default 512; 0: none)", 0, 0},
     {"n-gen", 'n', OPT_STRING, AT(n_gen), BIT(CMD_BENCH), "LIST",
      "tokens decoded one by one (default 128; 0: none)", 0, 0},
+    {"n-depth", 'd', OPT_STRING, AT(depth), BIT(CMD_BENCH), "LIST",
+     "tokens of context before either (default 0)", 0, 0},
     {"pg", 0, OPT_STRING, AT(prompt_gen), BIT(CMD_BENCH), "P,N", "a prompt and tokens behind it", 0,
      0},
     {"batch", 'b', OPT_STRING, AT(batch), BIT(CMD_BENCH), "LIST", "decode so many sessions at once",
      0, 0},
     {"image", 0, OPT_INT, AT(image_tiles), BIT(CMD_BENCH), "TILES",
-     "encode an image of so many tiles, and decode with it", 0, 16},
+     "encode an image of so many tiles, decode with it, and time a receipt", 0, 16},
+    {"load", 0, OPT_FLAG, AT(load), BIT(CMD_BENCH), NULL,
+     "also from nothing to the first logits, with a cold and a warm disk cache", 0, 0},
+    {"threads", 't', OPT_STRING, AT(thread_list), BIT(CMD_BENCH), "LIST",
+     "default: the cores this process may use", 0, 0},
+    {"quant", 0, OPT_STRING, AT(quant_list), BIT(CMD_BENCH), "LIST",
+     "of none, nf4, nf4-dq, int8: quantise while loading, or the weights of --synthetic", 0, 0},
     {"repetitions", 'r', OPT_INT, AT(repetitions), BIT(CMD_BENCH), "N",
      "measurements of each test (default 5)", 1, 1000},
     {"op", 0, OPT_STRING, AT(op), BIT(CMD_BENCH), "NAME", "only this op", 0, 0},
     {"shape", 0, OPT_STRING, AT(shape), BIT(CMD_BENCH), "TEXT",
-     "only shapes whose name contains TEXT", 0, 0},
+     "of all shapes those whose name contains TEXT", 0, 0},
+    {"all", 0, OPT_FLAG, AT(all), BIT(CMD_BENCH), NULL,
+     "all shapes of bench ops (default: the 11B's with 1, 8, 512 rows, the tower's)", 0, 0},
     {"format", 'o', OPT_CHOICE, AT(format), BIT(CMD_BENCH), "md|csv|json|jsonl|sql",
      "of the results (default md)", 0, 0},
 
     {"model", 'm', OPT_STRING, AT(model), MODEL | BIT(CMD_INFO), "DIR",
      "or ORG/NAME[@revision] in the Hugging Face cache (default: the embedded model)", 0, 0},
-    {"threads", 't', OPT_INT, AT(threads), OPENS | BIT(CMD_QUANTIZE), "N",
+    {"threads", 't', OPT_INT, AT(threads), NOT_BENCH | BIT(CMD_QUANTIZE), "N",
      "default: the cores this process may use", 1, 4096},
     {"device", 0, OPT_STRING, AT(device), OPENS, "auto|cpu|cuda[:i]",
      "auto (default): the first GPU that can be used, else the CPU", 0, 0},
@@ -105,8 +116,8 @@ const struct option_row option_table[] = {
      "GPU: an index out of range ends the run at once, with block and thread", 0, 0},
     {"no-mmap", 0, OPT_FLAG, AT(no_mmap), OPENS, NULL,
      "read the weights into memory instead of mapping the files", 0, 0},
-    {"quant", 0, OPT_CHOICE, AT(quant), OPENS, "nf4|nf4-dq|int8",
-     "quantise plain weights while loading (dq: double-quantised), or those of --synthetic", 0, 0},
+    {"quant", 0, OPT_CHOICE, AT(quant), NOT_BENCH, "nf4|nf4-dq|int8",
+     "quantise plain weights while loading (dq: double-quantised)", 0, 0},
     {"kv-type", 0, OPT_CHOICE, AT(kv_type), OPENS, "f32|f16|int8",
      "of the KV cache (default: f32 on the CPU, f16 on a GPU)", 0, 0},
 

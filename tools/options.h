@@ -69,7 +69,9 @@ struct args {
     bool nf4, int8, double_quant;
 
     /* bench */
-    const char *synthetic, *format, *n_prompt, *n_gen, *prompt_gen, *batch, *op, *shape;
+    const char *synthetic, *format, *n_prompt, *n_gen, *prompt_gen, *depth, *batch, *op, *shape;
+    const char *quant_list, *thread_list;
+    bool all, load;
     int repetitions, image_tiles;
 
     void *owned; /* memory behind operands and lists */

@@ -21,8 +21,8 @@ enum shim_order { SHIM_ASCENDING, SHIM_DESCENDING, SHIM_RANDOM };
 void shim_schedule(enum shim_order order, uint64_t seed);
 /* The memory of the device; cudaMalloc beyond it fails. */
 void shim_limit_memory(size_t bytes);
-/* Every call that needs the device returns this error (100: no device, 35: the driver is too old);
- * 0 ends it. */
+/* Every call that needs the device returns this error (100: no device, 35: the driver is too old),
+ * of 209, no code for this architecture, every launch; 0 ends it. */
 void shim_refuse(int error);
 /* Run work when it is enqueued, not when it is waited for. */
 void shim_blocking(bool blocking);

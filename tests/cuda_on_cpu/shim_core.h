@@ -92,7 +92,7 @@ void shim_lane_exits(struct shim_warp *warp);
 struct shim_grid {
     const char *name;
     dim3 grid, block;
-    size_t shared;
+    size_t shared, shared_limit; /* dynamic; what cudaFuncSetAttribute allows of it */
     void (*run)(const void *body);
     const void *body;
 };

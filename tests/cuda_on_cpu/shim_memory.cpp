@@ -92,7 +92,10 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t shim_usable(void)
 {
-    return shim_device.lost != cudaSuccess ? shim_device.lost : shim_device.refused;
+    bool launches_only = shim_device.refused == cudaErrorNoKernelImageForDevice;
+    return shim_device.lost != cudaSuccess ? shim_device.lost
+           : launches_only                 ? cudaSuccess
+                                           : shim_device.refused;
 }
 
 cudaError_t shim_note(cudaError_t error)
@@ -156,7 +159,7 @@ size_t shim_shared_limit(void)
 cudaError_t cudaGetDeviceCount(int *count)
 {
     shim_lock();
-    *count = shim_device.refused == cudaSuccess;
+    *count = shim_device.refused == cudaSuccess || shim_usable() == cudaSuccess;
     cudaError_t error = shim_note(cudaSuccess);
     shim_unlock();
     return error;

@@ -22,6 +22,7 @@
     X(cudaErrorInvalidConfiguration, 9)          \
     X(cudaErrorInvalidDevicePointer, 17)         \
     X(cudaErrorInsufficientDriver, 35)           \
+    X(cudaErrorInvalidDeviceFunction, 98)        \
     X(cudaErrorNoDevice, 100)                    \
     X(cudaErrorInvalidDevice, 101)               \
     X(cudaErrorNoKernelImageForDevice, 209)      \

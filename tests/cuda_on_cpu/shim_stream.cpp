@@ -260,7 +260,8 @@ static cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_
         return cudaErrorInvalidConfiguration;
     if (shared > shim_kernel_limit(kernel) || bytes > 4096)
         return cudaErrorInvalidValue;
-    return cudaSuccess;
+    bool no_image = shim_device.refused == cudaErrorNoKernelImageForDevice;
+    return no_image ? cudaErrorNoKernelImageForDevice : cudaSuccess;
 }
 
 void shim_enqueue(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
@@ -271,7 +272,7 @@ void shim_enqueue(const char *name, const void *kernel, dim3 grid, dim3 block, s
     cudaError_t error = check_launch(kernel, grid, block, shared, bytes);
     if (error == cudaSuccess) {
         struct work *w = new_work(WORK_LAUNCH, body, bytes);
-        w->grid = shim_grid{name, grid, block, shared, run, NULL};
+        w->grid = shim_grid{name, grid, block, shared, shim_kernel_limit(kernel), run, NULL};
         error = give(stream, w);
     }
     shim_note(error);
@@ -306,6 +307,8 @@ static cudaError_t copy_async(void *to, const void *from, size_t bytes, enum cud
     if (error != cudaSuccess)
         return error;
     bool captured = stream_of(stream)->capture != NULL;
+    if (captured && (to_place == SHIM_PAGEABLE || from_place == SHIM_PAGEABLE))
+        shim_die("a graph copies memory of the host that is not pinned");
     bool snapshot = from_place == SHIM_PAGEABLE && !captured;
     struct work *w = new_work(WORK_COPY, from, snapshot ? bytes : 0);
     w->to = to;

@@ -503,13 +503,18 @@ static __global__ void broken(int how, float *x)
     case 9:
         shim_cp_async16((char *)room + 8, x, 16);
         break;
+    case 11: { /* together more than a kernel may have that did not ask */
+        DYN_SHARED(float, more);
+        more[t] = room[t].x;
+        break;
+    }
     }
 }
 
 static void break_rule(int how)
 {
     float *x = device<float>(64);
-    LAUNCH(broken, 1, 32, 0, NULL, how, x);
+    LAUNCH(broken, 1, 32, how == 11 ? 48 << 10 : 0, NULL, how, x);
 }
 
 #define BROKEN(how, name)                    \
@@ -527,6 +532,16 @@ BROKEN(6, misaligned_load)
 BROKEN(7, copy_under_way_at_exit)
 BROKEN(8, half_a_warp_multiplies)
 BROKEN(9, misaligned_copy)
+BROKEN(11, more_shared_memory_than_was_asked_for)
+
+Test(shim_bugs, graph_copies_pageable_memory, .signal = SIGABRT)
+{
+    float x[4] = {0}, *dx = to_device(x, 4);
+    cudaStream_t s;
+    cudaStreamCreate(&s);
+    cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal);
+    cudaMemcpyAsync(dx, x, sizeof x, cudaMemcpyHostToDevice, s);
+}
 
 Test(shim_bugs, kernel_gets_a_host_pointer, .signal = SIGABRT)
 {

@@ -23,7 +23,7 @@ sources() { git ls-files -- "$@" | grep -E '\.(c|h|cu|cuh|cpp)$'; }
 # Which folders a folder may include from.
 for pair in "loader:loader engine/base.h" "tokenizer:tokenizer engine/base.h" \
     "kernels:kernels engine/base.h" "engine:engine kernels tokenizer loader" \
-    "extract:extract engine loader" "tools:tools extract engine tokenizer loader kernels/ops.h kernels/sample.h bench/bench.h"; do
+    "extract:extract engine loader" "tools:tools extract engine tokenizer loader kernels/ops.h kernels/sample.h bench/bench.h bench/ratio.h"; do
     folder=${pair%%:*}
     allowed=${pair#*:}
     sources "$folder" | while read -r file; do

@@ -181,7 +181,7 @@ Test(quantise, made_up_weights_follow_the_same_rule)
     cr_assert_eq(synthetic_config(&cfg, "1b", NULL), MLL_OK);
     cfg.text.vocab_size = 64;
     cfg.text.hidden_size = cfg.text.intermediate_size = 64 * cfg.text.heads;
-    cr_assert_eq(synthetic_weights(&made, &cfg, "nf4-dq", NULL), MLL_OK);
+    cr_assert_eq(synthetic_weights(&made, &cfg, "nf4-dq", false, NULL), MLL_OK);
     cr_assert_eq(weights_alloc(&planned, &cfg, MLL_DTYPE_BF16, NULL), MLL_OK);
     quantise_describe(planned, &cfg, QUANTISE_NF4_DOUBLE);
     for (struct weights_entry e = {0}; weights_next(&e, &cfg);) {

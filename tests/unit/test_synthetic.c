@@ -1,5 +1,5 @@
-/* test_synthetic.c - made-up weights: whole, of the kinds asked for, and the same where all matrices
- * share one memory. */
+/* test_synthetic.c - made-up weights: whole, of the kinds asked for, and the same where all
+ * matrices share one memory. */
 #include "quantise.h"
 #include "synthetic.h"
 
