@@ -15,6 +15,7 @@
 #include "tool.h"
 #include "version.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,11 +176,23 @@ static enum mll_status add_row(const struct run *r, const struct op_shape *shape
     return MLL_OK;
 }
 
+/* Whether text occurs in name and ends where its words do: n=1 is not in n=128. */
+static bool has_words(const char *name, const char *text)
+{
+    size_t n = strlen(text);
+    for (const char *at = name; (at = strstr(at, text)) != NULL; at++) {
+        bool begins = at == name || !isalnum((unsigned char)at[-1]);
+        if (n > 0 && begins && !isalnum((unsigned char)at[n]))
+            return true;
+    }
+    return false;
+}
+
 static bool is_wanted(const struct args *a, const struct op_shape *s)
 {
     if (a->op && strcmp(a->op, op_case_name(s->kind)) != 0)
         return false;
-    return a->shape ? strstr(s->name, a->shape) != NULL : a->all || s->usual;
+    return a->shape ? has_words(s->name, a->shape) : a->all || s->usual;
 }
 
 static enum mll_status run_case(struct run *r, const struct op_shape *shape, struct mll_error *err)

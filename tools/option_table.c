@@ -82,7 +82,7 @@ const struct option_row option_table[] = {
      "measurements of each test (default 5)", 1, 1000},
     {"op", 0, OPT_STRING, AT(op), BIT(CMD_BENCH), "NAME", "only this op", 0, 0},
     {"shape", 0, OPT_STRING, AT(shape), BIT(CMD_BENCH), "TEXT",
-     "of all shapes those whose name contains TEXT", 0, 0},
+     "of all shapes those with these words, like 90b, or nf4 n=1", 0, 0},
     {"all", 0, OPT_FLAG, AT(all), BIT(CMD_BENCH), NULL,
      "all shapes of bench ops (default: the 11B's with 1, 8, 512 rows, the tower's)", 0, 0},
     {"format", 'o', OPT_CHOICE, AT(format), BIT(CMD_BENCH), "md|csv|json|jsonl|sql",

@@ -1,17 +1,16 @@
-"""hf_end_to_end.py MODEL [--binary build/mllama] [--rounds 3] [--new 32] [--output FILE]
+"""hf_end_to_end.py MODEL [--binary build/mllama] [--rounds 3] [--new 32] [--peers A,B] [--output OUT]
 
-One image and one prompt through `mllama run` (default and --compute bf16) and through transformers
-in bf16 (its default attention), on the same checkpoint and the same cores, one after the other in
-every round, each in a process of its own. Medians of vision seconds, decode tokens/s and peak
-resident bytes. transformers: vision is the tower and the projector, decode the steps behind the
-first token. MODEL: see make_synthetic.py (prompts are ids, so no tokenizer is needed).
+One image and one prompt through `mllama run` (default, --compute bf16, --quant nf4) and through
+transformers in bf16 (its default attention) and in bitsandbytes' NF4 (the same modules left in 16
+bits as ours), on the same checkpoint and the same cores, one after the other in every round, each in
+a process of its own. Medians of vision seconds, decode tokens/s and peak resident bytes, in OUT.json
+and OUT.md. transformers: vision is the tower and the projector, decode the steps behind the first
+token. MODEL: see make_synthetic.py (prompts are ids, so no tokenizer is needed).
 """
 import argparse
 import json
 import os
 import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +19,10 @@ import time
 import numpy as np
 from PIL import Image
 
-HERE = pathlib.Path(__file__).resolve().parent
-PEERS = ("mllama", "mllama --compute bf16", "transformers bf16")
+from peer_tools import facts, show, stats, table, write
+
+PEERS = ("mllama", "mllama --compute bf16", "transformers bf16", "mllama --quant nf4", "transformers nf4")
+SKIP = ["vision_model", "multi_modal_projector", "lm_head", "cross_attn"]  # what `quantize` leaves alone
 
 
 def prompt_ids(config):
@@ -29,14 +30,17 @@ def prompt_ids(config):
     return [1, 6, 9, 7, 10, config["image_token_index"], *range(100, 126)]
 
 
-def run_transformers(model_dir, new_tokens):
+def run_transformers(model_dir, new_tokens, kind):
     """In a process of its own: prints one line of JSON."""
     import torch
     import transformers
-    from transformers import MllamaForConditionalGeneration
+    from transformers import BitsAndBytesConfig, MllamaForConditionalGeneration
 
+    quant = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
+                               llm_int8_skip_modules=SKIP)
+    options = {"quantization_config": quant, "device_map": "cpu"} if kind == "nf4" else {}
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = MllamaForConditionalGeneration.from_pretrained(model_dir, dtype=torch.bfloat16).eval()
+    model = MllamaForConditionalGeneration.from_pretrained(model_dir, dtype=torch.bfloat16, **options).eval()
     config = json.loads((pathlib.Path(model_dir) / "config.json").read_text())
     ids = torch.tensor([prompt_ids(config)])
     vision = config["vision_config"]
@@ -85,7 +89,8 @@ def measure(command):
 
 def measure_peer(peer, args, image, ids):
     if peer.startswith("transformers"):
-        text, resident = measure([sys.executable, __file__, args.model, "--peer", "--new", str(args.new)])
+        text, resident = measure([sys.executable, __file__, args.model, "--new", str(args.new), "--peer",
+                                  peer.split()[1]])
         result = json.loads(text.strip().splitlines()[-1])
     else:
         command = [args.binary, "run", "-m", args.model, "--image", image, "--ids", ids, "-n", str(args.new), "--json",
@@ -104,11 +109,12 @@ def main():
     parser.add_argument("--binary", default="build/mllama")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=32)
+    parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--output")
-    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
-        run_transformers(args.model, args.new)
+        run_transformers(args.model, args.new, args.peer)
         return
     config = json.loads((pathlib.Path(args.model) / "config.json").read_text())
     ids = ",".join(map(str, prompt_ids(config)))
@@ -117,23 +123,27 @@ def main():
         image = f"{folder}/page.png"
         noise = np.random.default_rng(3).integers(0, 256, (2 * size, 2 * size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(image)
-        runs = {peer: [] for peer in PEERS}
+        runs = {peer: [] for peer in args.peers.split(",")}
         for _ in range(args.rounds):
-            for peer in PEERS:
+            for peer in runs:
                 runs[peer].append(measure_peer(peer, args, image, ids))
                 print(peer, runs[peer][-1], file=sys.stderr, flush=True)
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     import torch
     import transformers
-    report = {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "kernel": platform.release(), "rounds": args.rounds,
-              "torch": torch.__version__, "transformers": transformers.__version__, "new_tokens": args.new,
-              "model": {k: config[k] for k in ("vision_config", "text_config")}, "runs": runs,
-              "median": {p: {k: statistics.median(x[k] for x in r) for k in r[0]} for p, r in runs.items()}}
-    for peer, m in report["median"].items():
-        print(f"{peer:24s} vision {m['vision']:7.2f} s   decode {m['decode']:7.2f} tokens/s   "
-              f"resident {m['resident'] / 2**20:7.0f} MiB")
+    report = facts() | {"cores": len(os.sched_getaffinity(0)), "rounds": args.rounds, "torch": torch.__version__,
+                        "transformers": transformers.__version__, "new_tokens": args.new,
+                        "model": {k: config[k] for k in ("vision_config", "text_config")}, "runs": runs,
+                        "stats": {p: {k: stats([x[k] for x in r]) for k in r[0]} for p, r in runs.items()}}
+    lines = [f"{report['cpu']}, {report['cores']} cores, torch {torch.__version__}, transformers "
+             f"{transformers.__version__}, {report['date']}, commit {report['commit']}; median (p10-p90) of "
+             f"{args.rounds} rounds in turn", ""]
+    lines += table(["", "vision, s", "decode, tokens/s", "peak resident, MiB"],
+                   [[p, show(m["vision"], 2), show(m["decode"], 1), f"{m['resident']['median'] / 2**20:.0f}"]
+                    for p, m in report["stats"].items()], 1)
     if args.output:
-        pathlib.Path(args.output).write_text(json.dumps(report, indent=1) + "\n")
+        write(args.output, report, lines)
+    else:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

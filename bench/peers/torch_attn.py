@@ -10,14 +10,11 @@ memory, and against torch. Medians, p10 and p90 over repetitions. --cpu-time: on
 thread each, timed by its CPU time (but for the read): for machines that are never quiet.
 """
 import argparse
-import datetime
-import json
-import subprocess
 import time
 
 import torch
 
-from torch_matmul import PAUSE, Ours, cpu_name, stats
+from peer_tools import PAUSE, Ours, facts, show, stats, table, write
 
 VISION = [(6432, 16, 80)]
 PREFILL = [(512, 32, 8, 128)]
@@ -55,16 +52,13 @@ def qkv(seqs, rows, keys, heads, kv_heads, dim, dtypes):
     return {str(d).split(".")[1]: [x.to(d) for x in t] for d in dtypes}
 
 
-def write_markdown(path, out):
-    show = lambda s: f"{s['median']:.1f} ({s['p10']:.1f}-{s['p90']:.1f})"
-    with open(path, "w") as f:
-        f.write(f"{out['cpu']}, {out['threads']} threads, torch {out['torch']}, {out['date']}, {out['clock']}, "
-                f"commit {out['commit']}; median (p10-p90) of {out['repeats']} repetitions in turn\n\n"
-                "| shape | unit | ours | torch float32 | torch bfloat16 | memory read |\n|---|---|---|---|---|---|\n")
-        for r in out["attention"]:
-            cells = [show(r["torch"][n]) if n in r["torch"] else "" for n in ("float32", "bfloat16")]
-            read = show(r["read_gb_s"]) if "read_gb_s" in r else ""
-            f.write(f"| {r['request']} | {r['unit']} | {show(r['speed'])} | {' | '.join(cells)} | {read} |\n")
+def markdown(out):
+    head = [f"{out['cpu']}, {out['threads']} threads, torch {out['torch']}, {out['date']}, {out['clock']}, "
+            f"commit {out['commit']}; median (p10-p90) of {out['repeats']} repetitions in turn", ""]
+    theirs = lambda r: [show(r["torch"][n], 1) if n in r["torch"] else "" for n in ("float32", "bfloat16")]
+    return head + table(["shape", "unit", "ours", "torch float32", "torch bfloat16", "memory read"],
+                        [[r["request"], r["unit"], show(r["speed"], 1), *theirs(r),
+                          show(r["read_gb_s"], 1) if "read_gb_s" in r else ""] for r in out["attention"]], 2)
 
 
 def main():
@@ -80,7 +74,6 @@ def main():
     torch.set_num_threads(args.threads)
     ours = Ours(args.program, args.threads, args.cpu_time)
     both, rows = (torch.float32, torch.bfloat16), []
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     with torch.inference_mode():
         for n, h, d in VISION:
             rows.append(measure(ours, f"vision {n} {h} {d}", 4.0 * n * n * h * d, qkv(1, n, n, h, h, d, both), False,
@@ -91,14 +84,9 @@ def main():
         for n, h, kv, d in DECODE:
             rows.append(measure(ours, f"decode {n} {h} {kv} {d}", 8.0 * SEQS * n * kv * d,
                                 qkv(SEQS, 1, n, h, kv, d, both[:1]), False, args.repeats, clock))
-    out = {"cpu": cpu_name(), "threads": args.threads, "torch": torch.__version__,
-           "date": datetime.date.today().isoformat(), "commit": commit, "repeats": args.repeats,
-           "clock": "CPU time of one thread" if args.cpu_time else "wall", "attention": rows}
-    with open(args.out + ".json", "w") as f:
-        json.dump(out, f, indent=1)
-        f.write("\n")
-    write_markdown(args.out + ".md", out)
-    print(open(args.out + ".md").read())
+    out = facts() | {"threads": args.threads, "torch": torch.__version__, "repeats": args.repeats,
+                     "clock": "CPU time of one thread" if args.cpu_time else "wall", "attention": rows}
+    write(args.out, out, markdown(out))
 
 
 if __name__ == "__main__":
