@@ -6,6 +6,7 @@
 #ifndef STAND_IN_CRITERION_H
 #define STAND_IN_CRITERION_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -55,6 +56,8 @@ void stand_in_skip(const char *why);
 #define cr_assert_not_null(a, ...) CHECK_THAT((a) != NULL, true, #a, ##__VA_ARGS__)
 #define cr_expect_str_eq(a, b, ...) \
     CHECK_THAT(strcmp(a, b) == 0, false, #a " is " #b, ##__VA_ARGS__)
+#define cr_expect_float_eq(a, b, most, ...) \
+    CHECK_THAT(fabs((a) - (b)) <= (most), false, #a " is about " #b, ##__VA_ARGS__)
 #define cr_skip_test(...) stand_in_skip("" __VA_ARGS__)
 
 #endif
