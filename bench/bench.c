@@ -124,7 +124,7 @@ double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clo
     struct read_job job = {.data = data, .avx512 = exec_isa_supported(MLL_ISA_AVX512)};
     size_t blocks = bytes / READ_BLOCK;
     double start = clock();
-    par_for(threads, blocks, read_part, &job);
+    par_once(threads, blocks, read_part, &job);
     double seconds = clock() - start;
     volatile uint64_t sink = 0;
     for (int i = 0; i < 64; i++)
@@ -150,7 +150,7 @@ double bench_copy_gb_s(int threads, void *data, size_t bytes)
     size_t blocks = bytes / 2 / READ_BLOCK;
     struct copy_job job = {(unsigned char *)data + blocks * READ_BLOCK, data};
     double start = bench_seconds();
-    par_for(threads, blocks, copy_part, &job);
+    par_once(threads, blocks, copy_part, &job);
     return 2.0 * (double)(blocks * READ_BLOCK) * 1e-9 / (bench_seconds() - start);
 }
 
@@ -232,7 +232,7 @@ double bench_fma_tflop_s(int threads, bool bf16)
     float (*run)(void) = bf16 ? dot_bf16 : avx512 ? fma_avx512 : fma_plain;
     double lanes = bf16 ? 32 : 16;
     double start = bench_seconds();
-    par_for(threads, (size_t)threads, fma_part, &run);
+    par_once(threads, (size_t)threads, fma_part, &run);
     double operations = 2.0 * FMA_CHAINS * (avx512 ? lanes * FMA_ROUNDS : FMA_ROUNDS / 100);
     return operations * threads * 1e-12 / (bench_seconds() - start);
 }

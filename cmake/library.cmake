@@ -14,7 +14,7 @@ target_include_directories(libmllama INTERFACE
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/mllama>
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/engine>)
 target_link_libraries(libmllama PRIVATE PkgConfig::JANSSON PNG::PNG JPEG::JPEG m
-  $<$<BOOL:${OpenMP_C_FOUND}>:OpenMP::OpenMP_C> $<$<BOOL:${MLL_WITH_CUDA}>:CUDA::cudart_static>)
+  Threads::Threads $<$<BOOL:${MLL_WITH_CUDA}>:CUDA::cudart_static>)
 if(MLL_SANITIZE)
   target_link_options(libmllama PRIVATE -fsanitize=${MLL_SANITIZE})
 endif()

@@ -173,7 +173,7 @@ bool quantise_nf4(uint8_t *codes, float *absmax, const void *data, enum mll_dtyp
     struct job j = {.data = data, .dtype = dtype, .n = n, .codes = codes, .scale = absmax};
     for (int i = 0; i < 15; i++)
         j.bounds[i] = (quant_values_nf4[i] + quant_values_nf4[i + 1]) / 2;
-    par_for(threads, (n + QUANTISE_BLOCK - 1) / QUANTISE_BLOCK, nf4_blocks, &j);
+    par_once(threads, (n + QUANTISE_BLOCK - 1) / QUANTISE_BLOCK, nf4_blocks, &j);
     return !atomic_load(&j.not_finite);
 }
 
@@ -258,6 +258,6 @@ bool quantise_int8(int8_t *codes, float *scale, const void *data, enum mll_dtype
 {
     struct job j = {
         .data = data, .dtype = dtype, .cols = (size_t)cols, .codes = codes, .scale = scale};
-    par_for(threads, (size_t)rows, int8_rows, &j);
+    par_once(threads, (size_t)rows, int8_rows, &j);
     return !atomic_load(&j.not_finite);
 }

@@ -153,7 +153,7 @@ void attn_cpu(struct mll_exec *ex, float *y, const float *q, const struct kv_poo
     cut_tiles(&a, n);
     /* the most that the tables can name: how far the rows really look is data */
     size_t work = (size_t)n * (size_t)heads * (size_t)pool->head_dim * (size_t)table->max_blocks;
-    par_for(exec_threads_for(ex, work), (size_t)(heads / a.group) * (size_t)a.n_tiles, attn_units,
-            &a);
+    par_for(ex->par, exec_threads_for(ex, work), (size_t)(heads / a.group) * (size_t)a.n_tiles,
+            attn_units, &a);
     exec_release(ex, mark);
 }

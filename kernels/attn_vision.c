@@ -106,6 +106,6 @@ void attn_vision_cpu(struct mll_exec *ex, float *y, const float *q, const float 
                                  attn_tile_form(ex),
                                  NULL};
     a.memory = exec_alloc(ex, (size_t)ex->threads * thread_bytes(rows, head_dim));
-    par_for(ex->threads, (size_t)heads * tiles, vision_units, &a);
+    par_for(ex->par, ex->threads, (size_t)heads * tiles, vision_units, &a);
     exec_release(ex, mark);
 }

@@ -13,6 +13,8 @@
 extern "C" {
 #endif
 
+struct par;
+
 /* X(op, parameters): every op with its parameter list behind the exec. */
 #define MLL_OP_LIST(X)                                                                             \
     X(gather_rows, float *y, const struct mat *table, const int32_t *ids, int n)                   \
@@ -128,7 +130,8 @@ struct mll_exec {
     enum mll_isa isa; /* never AUTO */
     bool bf16;
     int threads;
-    bool trap; /* exec_trap_bounds */
+    struct par *par; /* of so many */
+    bool trap;       /* exec_trap_bounds */
     bool fault_lock;
     struct mll_fault fault;
     void **host; /* (n_host) what exec_alloc_host lent */

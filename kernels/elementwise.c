@@ -44,7 +44,7 @@ static void elementwise_part(void *arg, size_t begin, size_t end, int thread)
 void add_cpu(struct mll_exec *ex, float *y, const float *x, const float *z, size_t n)
 {
     struct elementwise_args a = {y, x, z, add_span};
-    par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
+    par_for(ex->par, exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 
 void silu_mul_cpu(struct mll_exec *ex, float *y, const float *gate, const float *up, int rows,
@@ -52,14 +52,14 @@ void silu_mul_cpu(struct mll_exec *ex, float *y, const float *gate, const float 
 {
     size_t n = (size_t)rows * (size_t)dim;
     struct elementwise_args a = {y, gate, up, SIMD_FORM(ex, silu_mul_span)};
-    par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
+    par_for(ex->par, exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 
 void gelu_cpu(struct mll_exec *ex, float *y, const float *x, int rows, int dim)
 {
     size_t n = (size_t)rows * (size_t)dim;
     struct elementwise_args a = {y, x, NULL, SIMD_FORM(ex, gelu_span)};
-    par_for(exec_threads_for(ex, n), n, elementwise_part, &a);
+    par_for(ex->par, exec_threads_for(ex, n), n, elementwise_part, &a);
 }
 
 struct add_gated_args {
@@ -87,5 +87,5 @@ void add_gated_cpu(struct mll_exec *ex, float *y, const float *x, const struct m
 {
     float s = gate ? fm_tanh(weight_at(gate->data, gate->dtype, 0)) : 1.0f;
     struct add_gated_args a = {y, x, row_scale, s, (size_t)dim};
-    par_for(exec_threads_for(ex, (size_t)rows * a.dim), (size_t)rows, add_gated_rows, &a);
+    par_for(ex->par, exec_threads_for(ex, (size_t)rows * a.dim), (size_t)rows, add_gated_rows, &a);
 }

@@ -56,7 +56,7 @@ void add_tile_embedding_cpu(struct mll_exec *ex, float *x, const struct mat *tab
                            .id = (size_t)*id,
                            .rows = (size_t)rows,
                            .dim = (size_t)dim};
-    par_for(ex->threads, (size_t)tiles * a.rows, embed_rows, &a);
+    par_for(ex->par, ex->threads, (size_t)tiles * a.rows, embed_rows, &a);
 }
 
 void add_position_embedding_cpu(struct mll_exec *ex, float *x, const struct mat *position,
@@ -71,5 +71,5 @@ void add_position_embedding_cpu(struct mll_exec *ex, float *x, const struct mat 
                            .id = (size_t)*id,
                            .rows = (size_t)rows,
                            .dim = (size_t)dim};
-    par_for(ex->threads, (size_t)tiles * a.rows, embed_rows, &a);
+    par_for(ex->par, ex->threads, (size_t)tiles * a.rows, embed_rows, &a);
 }

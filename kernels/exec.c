@@ -11,7 +11,9 @@
 #include <cpuid.h>
 #endif
 
-enum { ARENA_ALIGN = 64, THREADS_MAX = 1024 };
+#include "par.h"
+
+enum { ARENA_ALIGN = 64 };
 
 /* ---- what this CPU has ----------------------------------------------------------------------- */
 
@@ -96,15 +98,17 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
                         isa_name(isa));
     if (threads == 0)
         threads = exec_usable_cores();
-    if (threads > THREADS_MAX)
-        threads = THREADS_MAX;
+    if (threads > PAR_MOST)
+        threads = PAR_MOST;
 
     struct mll_exec *e = calloc(1, sizeof *e);
     if (e == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an exec");
     enum mll_status status = reserve_cpu(e, scratch_bytes, err);
+    if (status == MLL_OK)
+        status = par_open(&e->par, threads, err);
     if (status != MLL_OK) {
-        free(e);
+        close_cpu(e);
         return status;
     }
     e->ops = &op_table_cpu;
@@ -141,6 +145,7 @@ void close_cpu(struct mll_exec *ex)
 {
     for (int i = 0; i < ex->n_host; i++)
         free(ex->host[i]);
+    par_close(ex->par);
     free(ex->host);
     free(ex->arena);
     free(ex);

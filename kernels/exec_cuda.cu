@@ -10,6 +10,7 @@ __global__ void __launch_bounds__(1) clear_record_kernel(unsigned long long *rec
 
 #ifndef __CUDACC_RTC__
 #include "exec_cuda.h"
+#include "par.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +151,8 @@ enum mll_status exec_open_cuda(struct mll_exec **ex, const struct exec_cuda_opti
     e->base.ops = &op_table_cuda;
     e->base.kv_dtype = MLL_DTYPE_F16;
     e->base.threads = options->threads > 0 ? options->threads : exec_usable_cores();
+    if (e->base.threads > PAR_MOST)
+        e->base.threads = PAR_MOST;
     enum mll_status status = open_device(e, scratch_bytes, err);
     if (status != MLL_OK) {
         close_cuda(&e->base);

@@ -103,7 +103,8 @@ void kv_append_cpu(struct mll_exec *ex, struct kv_pool *pool, const float *k, co
 {
     struct kv_append_args a = {ex, pool, k, v, table, seq, pos, (size_t)n};
     size_t heads = (size_t)pool->n_kv_heads;
-    par_for(exec_threads_for(ex, a.n * heads * (size_t)pool->head_dim), heads, append_heads, &a);
+    par_for(ex->par, exec_threads_for(ex, a.n * heads * (size_t)pool->head_dim), heads,
+            append_heads, &a);
 }
 
 void rope_kv_append_cpu(struct mll_exec *ex, struct kv_pool *pool, float *q, float *k,

@@ -40,6 +40,7 @@ struct weight_loader {
     cudaEvent_t converted[STORED]; /* its last rows are fp16 */
     unsigned next_pinned, next_stored;
     unsigned long long *underflows; /* device */
+    struct par *par;                /* fills the buffers */
 };
 
 static size_t aligned(size_t bytes)
@@ -117,6 +118,7 @@ static void loader_close(struct exec_cuda *e)
         cudaFree(l->stored[i]);
     }
     cudaFree(l->underflows);
+    par_close(l->par);
     if (l->stream != NULL)
         cudaStreamDestroy(l->stream);
     free(l);
@@ -171,6 +173,11 @@ enum mll_status begin_weights_cuda(struct mll_exec *ex, size_t bytes, struct mll
         loader_close(e);
         return device_out_of_memory(err, "buffers to load weights through",
                                     (PINNED + STORED) * CHUNK_MOST);
+    }
+    enum mll_status status = par_open(&l->par, ex->threads, err);
+    if (status != MLL_OK) {
+        loader_close(e);
+        return status;
     }
     cudaMemsetAsync(l->underflows, 0, sizeof *l->underflows, e->stream);
     launched(ex, "clearing the count of underflows");
@@ -238,7 +245,7 @@ static unsigned send_chunk(struct exec_cuda *e, void *to, const struct fill *wha
     MLL_ASSERT(bytes <= l->chunk);
     f.to = l->pinned[b];
     cudaEventSynchronize(l->copied[b]);
-    par_for(bytes < CHUNK_LEAST ? 1 : e->base.threads, n, fill_part, &f);
+    par_for(l->par, bytes < CHUNK_LEAST ? 1 : e->base.threads, n, fill_part, &f);
     cudaMemcpyAsync(to, l->pinned[b], bytes, cudaMemcpyHostToDevice, l->stream);
     cudaEventRecord(l->copied[b], l->stream);
     launched(&e->base, "copying weights");

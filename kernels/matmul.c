@@ -105,7 +105,7 @@ static void run_direct(struct mll_exec *ex, struct matmul *m)
     }
     /* a weight costs about an eighth of an element of the light ops */
     size_t work = (size_t)m->w->rows * cols * (size_t)m->n / 8;
-    par_for(exec_threads_for(ex, work), ((size_t)m->w->rows + MATMUL_W - 1) / MATMUL_W,
+    par_for(ex->par, exec_threads_for(ex, work), ((size_t)m->w->rows + MATMUL_W - 1) / MATMUL_W,
             direct_groups, m);
     exec_release(ex, mark);
 }
@@ -116,7 +116,7 @@ void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat 
     struct matmul m = {.y = y, .x = x, .w = w, .bias = bias, .n = n};
     m.form = form_of(ex, w);
     if (m.form == NULL)
-        par_for(ex->threads, (size_t)w->rows, plain_rows, &m);
+        par_for(ex->par, ex->threads, (size_t)w->rows, plain_rows, &m);
     else if (n > DIRECT_ROWS)
         matmul_block(ex, &m);
     else

@@ -137,8 +137,8 @@ void matmul_block(struct mll_exec *ex, const struct matmul *m)
     b.thread_scratch = exec_alloc(ex, (size_t)ex->threads * b.thread_bytes);
     for (b.x_first = 0; b.x_first < n; b.x_first += X_ROWS) {
         b.x_rows = min_size(X_ROWS, n - b.x_first);
-        par_for(ex->threads, steps_of(b.x_rows, MATMUL_X), pack_x_panels, &b);
-        par_for(ex->threads, steps_of((size_t)m->w->rows, W_ROWS), run_w_blocks, &b);
+        par_for(ex->par, ex->threads, steps_of(b.x_rows, MATMUL_X), pack_x_panels, &b);
+        par_for(ex->par, ex->threads, steps_of((size_t)m->w->rows, W_ROWS), run_w_blocks, &b);
     }
     exec_release(ex, mark);
 }

@@ -58,7 +58,7 @@ void rmsnorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat
                  int dim, float eps)
 {
     struct norm_args a = {y, x, w, NULL, dim, eps, SIMD_FORM(ex, rmsnorm_row)};
-    par_for(exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
+    par_for(ex->par, exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
 }
 
 void add_rmsnorm_cpu(struct mll_exec *ex, float *y, float *h, const float *x,
@@ -73,5 +73,5 @@ void layernorm_cpu(struct mll_exec *ex, float *y, const float *x, const struct m
                    const struct mat *b, int rows, int dim, float eps)
 {
     struct norm_args a = {y, x, w, b, dim, eps, SIMD_FORM(ex, layernorm_row)};
-    par_for(exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
+    par_for(ex->par, exec_threads_for(ex, (size_t)rows * (size_t)dim), (size_t)rows, norm_rows, &a);
 }

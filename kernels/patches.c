@@ -32,7 +32,7 @@ void patchify_cpu(struct mll_exec *ex, float *y, const float *x, int tiles, int 
 {
     size_t grid = (size_t)(size / patch);
     struct patchify_args a = {y, x, (size_t)size, (size_t)patch, grid};
-    par_for(ex->threads, (size_t)tiles * grid * grid, patchify_rows, &a);
+    par_for(ex->par, ex->threads, (size_t)tiles * grid * grid, patchify_rows, &a);
 }
 
 struct class_and_pad_args {
@@ -63,7 +63,7 @@ void class_and_pad_cpu(struct mll_exec *ex, float *y, const float *x, const stru
                        int tiles, int patches, int rows, int dim)
 {
     struct class_and_pad_args a = {y, x, cls, (size_t)patches, (size_t)rows, (size_t)dim};
-    par_for(ex->threads, (size_t)tiles * (size_t)rows, class_and_pad_rows, &a);
+    par_for(ex->par, ex->threads, (size_t)tiles * (size_t)rows, class_and_pad_rows, &a);
 }
 
 struct join_states_args {
@@ -94,5 +94,5 @@ void join_states_cpu(struct mll_exec *ex, float *y, const float *last, const flo
 {
     struct join_states_args a = {
         y, last, kept, (size_t)n_kept, (size_t)patches, (size_t)rows, (size_t)dim};
-    par_for(ex->threads, (size_t)tiles * (a.patches + 1), join_states_rows, &a);
+    par_for(ex->par, ex->threads, (size_t)tiles * (a.patches + 1), join_states_rows, &a);
 }

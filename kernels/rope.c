@@ -55,6 +55,6 @@ void rope_cpu(struct mll_exec *ex, float *x, const int32_t *pos, const float *in
               int heads, int head_dim)
 {
     struct rope_args a = {x, pos, inv_freq, heads, head_dim};
-    par_for(exec_threads_for(ex, (size_t)n * (size_t)heads * (size_t)head_dim), (size_t)n,
+    par_for(ex->par, exec_threads_for(ex, (size_t)n * (size_t)heads * (size_t)head_dim), (size_t)n,
             rope_rows, &a);
 }

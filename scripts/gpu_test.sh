@@ -117,7 +117,6 @@ programs=$logs/programs
 cat >"$programs" <<'SH2'
 jobs=$1 folder=$2
 shift 2
-export OMP_WAIT_POLICY=passive # threads that wait must not take the others' cores
 printf '%s\n' "$@" | xargs -P "$jobs" -I '{}' sh -c "
     \"$folder/\$1\" >\"$0.\$1\" 2>&1 || echo \"\$1: status \$?\" >>\"$0.\$1\"
     cat \"$0.\$1\"

@@ -7,7 +7,7 @@ if [ -z "$sample" ]; then
     echo "valgrind: no models/samples yet: skipped"
     exit 0
 fi
-OMP_NUM_THREADS=1 valgrind --quiet --error-exitcode=99 --leak-check=full \
+valgrind --quiet --error-exitcode=99 --leak-check=full \
     --errors-for-leak-kinds=definite --undef-value-errors=yes \
     build/mllama extract "$sample" --json -t 1 --isa avx2 -n 24 >build/valgrind.json
 echo "valgrind: clean"

@@ -4,7 +4,7 @@ failed=0
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 unset LLAMA_MODEL_PATH HF_HOME HF_HUB_CACHE XDG_CACHE_HOME
-export OMP_WAIT_POLICY=passive LC_ALL=C
+export LC_ALL=C
 export CUDA_VISIBLE_DEVICES="" # the CPU's answers are expected
 
 # check NAME CONDITION...: one test.

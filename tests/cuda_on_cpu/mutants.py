@@ -285,7 +285,7 @@ __attribute__((constructor)) static void choose(void)
 
 
 def fails(program, number, extra):
-    environment = dict(os.environ, MLL_MUTANT=str(number), OMP_WAIT_POLICY="passive", **extra)
+    environment = dict(os.environ, MLL_MUTANT=str(number), **extra)
     environment.setdefault("ASAN_OPTIONS", "allocator_may_return_null=1")
     try:
         return run([str(program), "-j1"], env=environment, timeout=TIMEOUT).returncode != 0
