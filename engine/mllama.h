@@ -237,8 +237,8 @@ MLL_API enum mll_status mll_check(const char *dir, bool deep, mll_finding_fn *re
 
 /* Bytes that a model needs with the given options, before opening it: what is resident once a
  * session has taken its context, max_images images (0: one) and every weight was used. Tables that
- * are looked up (embed_tokens, tile positions) count in weights in full, in total with the part
- * that a request touches. */
+ * are looked up (embed_tokens, tile positions) count in weights in full, in total, where the files
+ * are mapped, with the part that a request touches. */
 struct mll_memory {
     uint64_t weights;  /* mapped, as stored; on a GPU: as they lie there */
     uint64_t kv;       /* text, ctx_size tokens, all sessions */

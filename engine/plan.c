@@ -227,8 +227,8 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
  * entry of its vocabulary. */
 enum { PROCESS_BYTES = 3840 << 10, TOKENIZER_ENTRY_BYTES = 176 };
 
-/* Tables that are read row by row: embed_tokens and the per-aspect-ratio embeddings. A page cache
- * maps 16 pages around a touched one, so a looked-up row costs that much. */
+/* Tables that are read row by row: embed_tokens and the per-aspect-ratio embeddings. Of a mapped
+ * file a page cache maps 16 pages around a touched one, so a looked-up row costs that much. */
 static size_t table_resident(const struct mat *m, size_t looked_up)
 {
     size_t whole = weights_mat_bytes(m), row = whole / (size_t)m->rows;
@@ -237,7 +237,8 @@ static size_t table_resident(const struct mat *m, size_t looked_up)
 }
 
 /* Resident bytes of the weights that a stage uses: the tower's and projector's, or all. */
-static size_t resident_weights(struct weights *weights, const struct cfg *cfg, bool vision_only)
+static size_t resident_weights(struct weights *weights, const struct cfg *cfg, bool mapped,
+                               bool vision_only)
 {
     struct weights_entry entry = {0};
     enum { TOKENS_MET = 256, SHAPES_MET = 1 };
@@ -249,9 +250,9 @@ static size_t resident_weights(struct weights *weights, const struct cfg *cfg, b
             m == &weights->tile_position || m == &weights->pre_tile || m == &weights->post_tile;
         if (vision_only && strncmp(entry.name, "language_model.", 15) == 0)
             continue;
-        sum += tokens  ? table_resident(m, TOKENS_MET)
-               : tiles ? table_resident(m, SHAPES_MET)
-                       : weights_mat_bytes(m);
+        sum += tokens && mapped  ? table_resident(m, TOKENS_MET)
+               : tiles && mapped ? table_resident(m, SHAPES_MET)
+                                 : weights_mat_bytes(m);
     }
     return sum;
 }
@@ -279,11 +280,11 @@ static size_t device_weights(struct weights *weights, const struct cfg *cfg,
 /* The larger of two moments: the tower at work, and the decoder once it has met every weight. A
  * large scratch of the tower is given back in between (exec_trim). */
 static size_t peak_bytes(struct weights *weights, const struct cfg *cfg,
-                         const struct memory_plan *plan)
+                         const struct memory_plan *plan, bool mapped)
 {
     size_t stage = plan->arena - plan->fixed;
-    size_t tower = resident_weights(weights, cfg, true) + plan->vision;
-    size_t decoder = resident_weights(weights, cfg, false);
+    size_t tower = resident_weights(weights, cfg, mapped, true) + plan->vision;
+    size_t decoder = resident_weights(weights, cfg, mapped, false);
     decoder += stage < EXEC_TRIM_LEAST ? stage : plan->text;
     return plan->fixed + (tower > decoder ? tower : decoder);
 }
@@ -326,13 +327,14 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
         status = plan_memory(&plan, &cfg, &one, ex, err);
     if (status == MLL_OK) {
         size_t on_device = device_weights(weights, &cfg, ex);
+        bool mapped = options->synthetic == NULL && !options->no_mmap;
         memory->weights = on_device > 0 ? on_device : all_weights(weights, &cfg);
         memory->kv = plan.text_kv;
         memory->cross_kv = plan.image_kv;
         memory->scratch = plan.arena - plan.text_kv - plan.image_kv;
         memory->other = PROCESS_BYTES + TOKENIZER_ENTRY_BYTES * (size_t)cfg.text.vocab_size;
         memory->total = on_device > 0 ? on_device + plan.arena
-                                      : peak_bytes(weights, &cfg, &plan) + memory->other;
+                                      : peak_bytes(weights, &cfg, &plan, mapped) + memory->other;
         memory->device = on_device > 0 ? exec_memory(ex) : 0;
     }
     exec_close(ex);

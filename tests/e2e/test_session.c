@@ -238,6 +238,11 @@ Test(session, the_plan_before_opening_counts_what_the_engine_takes)
     cr_expect(memory.kv == plan->text_kv && memory.cross_kv == plan->image_kv);
     cr_expect(memory.kv + memory.cross_kv + memory.scratch == plan->arena);
     cr_expect(memory.total <= memory.weights + plan->arena + memory.other);
+    uint64_t mapped = memory.total;
+    options.no_mmap = true; /* tables are then resident in full */
+    cr_assert(mll_plan(&options, &memory, &err) == MLL_OK, "%s", err.message);
+    cr_expect(memory.total > mapped);
+    options.no_mmap = false;
     options.max_images = 0; /* one image is what most requests hold */
     cr_assert(mll_plan(&options, &memory, &err) == MLL_OK, "%s", err.message);
     cr_expect(memory.cross_kv < plan->image_kv);
