@@ -36,6 +36,10 @@ HMMA_FLOP = {"70": 512, "80": 4096, "89": 4096, "90": 4096}
 COPY = 0.90        # of the published bandwidth, what a plain copy reaches (V100 0.9, H200 4.3 TB/s)
 AHEAD = 0.75       # of a loop's loads on their way, averaged over the loop
 GAP = 1.0e-6       # from the end of a kernel of a graph to the first instruction of the next
+EARLY = 0.4e-6     # from there to where a kernel that began early goes on (sm_90)
+L2 = 0.3e-6        # from a load to its data, where a kernel just wrote them
+OUTSIDE = 1.2      # instructions of a warp outside its hot loop, for each that stands there
+BEFORE = 0.7       # of them before it, in a matmul of single tokens
 # How much of its bound a kernel reaches with this many warps for each of an SM's four schedulers.
 HIDDEN = {1: 0.60, 2: 0.75, 3: 0.82, 4: 0.87}
 
@@ -76,17 +80,30 @@ def resident_warps(row):
     return row["blocks"] * row["threads"] // 32
 
 
-def stream(card, row, size, blocks):
-    """Seconds to stream size bytes with a grid of blocks, and what bounds it."""
+def is_early(card):
+    """Whether the kernels of a token begin before the one in front has ended."""
+    return int(CARDS[card][0]) >= 90
+
+
+def small_kernel(card):
+    """Seconds of a kernel that only passes activations on: two latencies and a launch."""
+    return 2 * CARDS[card][4] + (EARLY if is_early(card) else GAP)
+
+
+def stream(card, row, size, blocks, behind=0):
+    """Seconds to stream size bytes with a grid of blocks, and what bounds it. behind: seconds that
+    the kernel in front works while this one may fetch weights; 0 where it fetches nothing."""
     sm, sms, ghz, gb_s, latency, hmma = CARDS[card]
     turn = 32 * row["loop bytes"]  # bytes of a warp's turn
     cycles = loop_cycles(row, hmma)
-    bound = max(cycles, key=cycles.get)
     warps = row["threads"] // 32
+    outside = OUTSIDE * (row["all"] - row["loop"]) / 4 / (size / blocks / warps / turn)
+    bound = max(cycles, key=lambda c: cycles[c] + outside * (c == "issue"))
 
-    def compute(resident):
+    def compute(resident, share=1):
         busy = min(sms, resident)
-        return busy * ghz * 1e9 * turn / cycles[bound] * hidden(resident / busy * warps)
+        slowest = max(cycles[c] + share * outside * (c == "issue") for c in cycles)
+        return busy * ghz * 1e9 * turn / slowest * hidden(resident / busy * warps)
 
     def rate(resident):
         flying = resident * warps * turn * AHEAD / latency
@@ -98,8 +115,16 @@ def stream(card, row, size, blocks):
     if rest:
         seconds += rest * per_block / rate(rest)
     least = rate(slots)
-    bound = "memory" if least == gb_s * 1e9 * COPY else bound if least == compute(slots) else "latency"
-    return seconds + latency + GAP, bound
+    why = "memory" if least == gb_s * 1e9 * COPY else bound if least == compute(slots) else "latency"
+    if not is_early(card):
+        return seconds + latency + GAP, why
+    if not behind:
+        return seconds + latency + EARLY, why
+    # What the first blocks hold is fetched meanwhile, when they go on it is multiplied at once.
+    first = min(blocks, slots)
+    held = min(size, first * warps * turn)
+    late = max(0, latency + held / (gb_s * 1e9 * COPY) - behind)
+    return seconds + late + held * (1 / compute(first, 1 - BEFORE) - 1 / rate(first)) + L2 + EARLY, why
 
 
 def tensor_rate(card, row):
@@ -141,8 +166,8 @@ VOCAB, CONTEXT, PROMPT = 128256, 512, 64
 
 # format: bytes a weight, of them those of the codes, kernels of single tokens and of prompts
 FORMATS = {
-    "nf4": (0.5 + 4 / 64, 0.5, r"gemv_q4_kernel<false, 1>", r"gemm_quant_kernel<true, .*>"),
-    "nf4-dq": (0.5 + 1 / 64, 0.5, r"gemv_q4_kernel<true, 1>", r"gemm_quant_kernel<true, .*>"),
+    "nf4": (0.5 + 4 / 64, 0.5, r"gemv_q4_kernel<false, 1, TILES>", r"gemm_quant_kernel<true, .*>"),
+    "nf4-dq": (0.5 + 1 / 64, 0.5, r"gemv_q4_kernel<true, 1, TILES>", r"gemm_quant_kernel<true, .*>"),
     "int8": (1, 1, r"gemv_i8_kernel", r"gemm_quant_kernel<false, .*>"),
     "fp16": (2, 2, r"gemv_kernel", r"gemm_kernel<.*>"),
 }
@@ -158,12 +183,15 @@ DECODE_ATTENTION = r"attn_decode_kernel<128, __half>"
 def gemv(card, fmt, rows, cols):
     """Seconds and bound of one matmul of a token; (None, None) without a kernel."""
     weight, codes, pattern, _ = FORMATS[fmt]
-    row = find(pattern, CARDS[card][0])
+    wide = fmt.startswith("nf4") and card != "V100" and rows / 2 / GEMV_ROWS >= 4 * CARDS[card][1]
+    tiles = 2 if wide else 1
+    row = find(pattern.replace("TILES", str(tiles)), CARDS[card][0])
     if row is None or not row["loop bytes"]:
         return None, None
     row = dict(row)
     row["loop bytes"] = row["loop bytes"] * weight / codes
-    return stream(card, row, rows * cols * weight, ceil(rows / GEMV_ROWS))
+    return stream(card, row, rows * cols * weight, ceil(rows / GEMV_ROWS / tiles),
+                  2 * CARDS[card][4])
 
 
 def gemm(card, fmt, n, rows, cols):
@@ -197,7 +225,7 @@ def attend(card, size, heads):
 def token_parts(card, model, fmt):
     """Seconds of a token by what they go to: 4 tiles, CONTEXT tokens before it. None without a
     kernel."""
-    ramp = CARDS[card][4] + GAP
+    ramp = L2 + EARLY if is_early(card) else CARDS[card][4] + GAP
     parts = dict.fromkeys(("matmuls", "their launches", "head", "attention", "small kernels"), 0.0)
     for cross, layers in ((False, model.selfs), (True, model.crosses)):
         for rows, cols in model.matrices(cross):
@@ -209,9 +237,9 @@ def token_parts(card, model, fmt):
         keys = model.keys if cross else CONTEXT
         parts["attention"] += layers * attend(card, keys * 2 * 1024 * 2, 8)
         small = layers * SMALL["cross" if cross else "self"]
-        parts["small kernels"] += small * (CARDS[card][4] + ramp)
+        parts["small kernels"] += small * small_kernel(card)
     parts["head"], _ = gemv(card, "fp16", VOCAB, model.hidden)
-    parts["small kernels"] += SMALL["rest"] * (CARDS[card][4] + ramp)
+    parts["small kernels"] += SMALL["rest"] * (2 * CARDS[card][4] + GAP)
     return None if parts["head"] is None else parts
 
 
@@ -419,12 +447,16 @@ way, Little's law), or issue, load/store, tensor, exp of the SM.
 - Bytes on their way: resident warps times the loads of a turn of the hot loop times {AHEAD}.
 - An SM issues 4 instructions a cycle, moves 128 bytes, does a quarter of an exp for a warp; a kernel
   reaches {", ".join(f"{v:.0%}" for v in HIDDEN.values())} of that with 1, 2, 3, 4 warps a scheduler.
-- A turn of the hot loop is taken as all there is: what a block does before and behind it is not
-  counted, the ramp of each launch is (a latency and {GAP * 1e6:.0f} us).
+- Kernels of a token are also charged what a warp does outside its hot loop: {OUTSIDE} times the
+  instructions that stand there, for short loops; of prompts and images the hot loop is all. The ramp
+  of each launch is a latency and {GAP * 1e6:.0f} us.
 - Between a vision layer's matmuls and its attention the other kernels move {sum(VISION_PASSES.values())} bytes for each
   activation ({"; ".join(VISION_PASSES)}), all from memory.
 - {SMALL["self"]} small kernels a self layer, {SMALL["cross"]} a cross layer, {SMALL["rest"]} a token, each two
   latencies and a launch; decoded tokens are one graph.
+- From sm_90 on these and the matmuls of a layer begin early (docs/GPU.md): {EARLY * 1e6:.1f} us instead of
+  {GAP * 1e6:.0f} between two of them, and a matmul's first blocks have fetched what they hold while the
+  kernel in front worked for two latencies; {L2 * 1e6:.1f} us then for the activations, from L2.
 - Hopper's mma.sync reaches 0.63 of the published rate, which wgmma has; clocks do not throttle.
 """
 

@@ -55,6 +55,7 @@ struct mll_options {
     bool compute_bf16;   /* CPU: matmuls by the BF16 dot instruction */
     bool debug_sync;   /* GPU: wait behind every kernel; errors and faults name kernel and layer */
     bool fast;         /* GPU: prompt rows by cuBLASLt: results depend on what runs beside */
+    bool no_early;     /* GPU: no kernel of a token begins before the one in front has ended */
     bool debug_bounds; /* GPU: an index out of range ends the process's use of the GPU at once; CPU:
                         * a processor's id without a logit row ends the process */
     bool no_mmap;      /* read the weights into memory instead of mapping the files */

@@ -70,6 +70,7 @@ static enum mll_status open_any(struct mll_exec **ex, const struct mll_options *
                                      .threads = options->threads,
                                      .debug_sync = options->debug_sync,
                                      .fast = options->fast,
+                                     .no_early = options->no_early,
                                      .debug_bounds = options->debug_bounds};
     struct mll_error gpu = {.code = MLL_OK};
     *ex = NULL;

@@ -379,6 +379,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     SHARED(bool, seen, [DECODE_WARPS]); /* whether the warp has keys */
     SHARED(unsigned, ticket, [1]);
     int row = parts.first + (int)blockIdx.z, head = blockIdx.y * a.group, dim = a.kv.head_dim;
+    wait_for_previous();
     int seq = a.seq[row], begin = a.begin[row], end = a.end[row], warp = threadIdx.x / WARP;
     decode_queries<D> &queries = shared_queries[0];
     bool good = kv_range(a.kv, row, seq, begin, end);
@@ -466,19 +467,24 @@ void attn_decode(struct mll_exec *ex, const struct attn_args *args, enum mll_dty
     parts.o = (float *)exec_alloc(ex, n_parts * decode_columns(a.kv.head_dim) * sizeof(float));
     parts.stats = (float2 *)exec_alloc(ex, n_parts * sizeof(float2));
     parts.tickets = exec_cuda(ex)->tickets;
+    bool early = begins_early(ex);
     for (parts.first = 0; parts.first < a.n; parts.first += ATTN_DECODE_ROWS) {
         int rows = a.n - parts.first < ATTN_DECODE_ROWS ? a.n - parts.first : ATTN_DECODE_ROWS;
         dim3 grid((unsigned)(splits < SPLITS ? splits : SPLITS), (unsigned)(a.heads / a.group),
                   (unsigned)rows),
             block(DECODE_THREADS);
         if (a.kv.head_dim <= 32 && dtype == MLL_DTYPE_I8)
-            LAUNCH((attn_decode_kernel<32, int8_t>), grid, block, 0, stream_of(ex), a, parts);
+            LAUNCH_EARLY(early, (attn_decode_kernel<32, int8_t>), grid, block, 0, stream_of(ex), a,
+                         parts);
         else if (a.kv.head_dim <= 32)
-            LAUNCH((attn_decode_kernel<32, __half>), grid, block, 0, stream_of(ex), a, parts);
+            LAUNCH_EARLY(early, (attn_decode_kernel<32, __half>), grid, block, 0, stream_of(ex), a,
+                         parts);
         else if (dtype == MLL_DTYPE_I8)
-            LAUNCH((attn_decode_kernel<128, int8_t>), grid, block, 0, stream_of(ex), a, parts);
+            LAUNCH_EARLY(early, (attn_decode_kernel<128, int8_t>), grid, block, 0, stream_of(ex), a,
+                         parts);
         else
-            LAUNCH((attn_decode_kernel<128, __half>), grid, block, 0, stream_of(ex), a, parts);
+            LAUNCH_EARLY(early, (attn_decode_kernel<128, __half>), grid, block, 0, stream_of(ex), a,
+                         parts);
         launched(ex, "attn_decode");
     }
 }

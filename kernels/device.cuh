@@ -9,7 +9,10 @@
  *   DYN_SHARED(T, name)            the launch's dynamic shared memory as T *name
  *   DYN_SHARED_BYTES(bytes)        how much of it this kernel is launched with: a constant, for the
  *                                  table of scripts/resources.py
- *   LAUNCH(kernel, grid, block, shared bytes, stream, arguments...) */
+ *   LAUNCH(kernel, grid, block, shared bytes, stream, arguments...)
+ *   LAUNCH_EARLY(early, kernel, grid, block, shared bytes, stream, arguments...)
+ *                                  where `early` is true the kernel may begin before the one in
+ * front of it in the stream has ended: see wait_for_previous */
 #ifndef MLL_DEVICE_CUH
 #define MLL_DEVICE_CUH
 
@@ -47,6 +50,31 @@ typedef unsigned long size_t;
     T *name = (T *)mll_dynamic_shared
 #define LAUNCH(kernel, grid, block, shared, stream, ...) \
     kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__)
+#if !defined(__CUDACC_RTC__)
+static inline cudaLaunchConfig_t launch_config(cudaLaunchAttribute *attribute, bool early,
+                                               dim3 grid, dim3 block, size_t shared,
+                                               cudaStream_t stream)
+{
+    cudaLaunchConfig_t config = {};
+    *attribute = {};
+    attribute->id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute->val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = attribute;
+    config.numAttrs = early ? 1 : 0;
+    return config;
+}
+#define LAUNCH_EARLY(early, kernel, grid, block, shared, stream, ...)       \
+    do {                                                                    \
+        cudaLaunchAttribute attribute_;                                     \
+        cudaLaunchConfig_t config_ =                                        \
+            launch_config(&attribute_, early, grid, block, shared, stream); \
+        cudaLaunchKernelEx(&config_, kernel, __VA_ARGS__);                  \
+    } while (0)
+#endif
 #endif
 
 #if defined(MLL_SHIM)
@@ -171,6 +199,28 @@ __device__ __forceinline__ float block_max(float x, float *part)
     for (int i = 1; i < warps; i++)
         max = fmaxf(max, part[i]);
     return max;
+}
+
+/* ---- beginning early ------------------------------------------------------------------------- */
+
+/* Until the kernel in front of this one in the stream has ended and all it wrote shows; from then
+ * on the kernel behind may begin. CUDA C++ Programming Guide, programmatic dependent launch; for
+ * kernels that are launched with LAUNCH_EARLY, on sm_90 and later; elsewhere nothing.
+ *
+ * Every thread of such a kernel calls it before it reads what a kernel may have written or writes
+ * anything, so before all but loads of weights. Why that is enough: a kernel has not ended before
+ * its threads have waited, so that whoever waits for it has waited for all in front of it too; and
+ * since a kernel lets the next one begin behind its own wait only, at most two are under way, of
+ * which the later has only read weights. What is read behind it is read by plain loads, not by
+ * __ldg, whose data must not change while the kernel is there. */
+__device__ __forceinline__ void wait_for_previous(void)
+{
+#if defined(MLL_SHIM)
+    shim_wait_for_previous();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /* ---- index faults ---------------------------------------------------------------------------- */

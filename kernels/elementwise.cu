@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
 {
     SHARED(float, part, [WARP]);
     float4 v[VECS];
+    wait_for_previous();
     row_load<VECS>(v, x, dim);
 #pragma unroll
     for (int k = 0; k < VECS; k++) {
@@ -109,20 +110,20 @@ static void activate(struct mll_exec *ex, float *y, const float *x, const float 
     dim3 grid((unsigned)rows), block(row_threads(dim));
     size_t n = (size_t)rows * (size_t)dim;
     int vectors = row_vectors(dim);
-    bool whole = dim % 4 == 0 && vectors <= 8;
+    bool whole = dim % 4 == 0 && vectors <= 8, early = begins_early(ex);
     struct operand form = operand_at(ex, y, rows, dim); /* of whole rows, if there is one */
     cudaStream_t s = stream_of(ex);
     if (!whole)
         LAUNCH(activate_any_kernel, dim3(blocks_for(n, ELEMENT_THREADS)), dim3(ELEMENT_THREADS), 0,
                s, y, x, up, n);
     else if (vectors == 1)
-        LAUNCH(activate_kernel<1>, grid, block, 0, s, y, form, x, up, dim);
+        LAUNCH_EARLY(early, activate_kernel<1>, grid, block, 0, s, y, form, x, up, dim);
     else if (vectors == 2)
-        LAUNCH(activate_kernel<2>, grid, block, 0, s, y, form, x, up, dim);
+        LAUNCH_EARLY(early, activate_kernel<2>, grid, block, 0, s, y, form, x, up, dim);
     else if (vectors <= 4)
-        LAUNCH(activate_kernel<4>, grid, block, 0, s, y, form, x, up, dim);
+        LAUNCH_EARLY(early, activate_kernel<4>, grid, block, 0, s, y, form, x, up, dim);
     else
-        LAUNCH(activate_kernel<8>, grid, block, 0, s, y, form, x, up, dim);
+        LAUNCH_EARLY(early, activate_kernel<8>, grid, block, 0, s, y, form, x, up, dim);
     launched(ex, name);
 }
 

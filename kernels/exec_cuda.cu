@@ -122,6 +122,19 @@ static enum mll_status open_stream(struct exec_cuda *e, const struct exec_device
     return error == cudaSuccess ? MLL_OK : device_error(err, "opening the CUDA device", error);
 }
 
+/* Whether kernels may begin early: this build has code for sm_90 or later, which the device runs,
+ * and runtime and driver take such launches into graphs. */
+static bool can_begin_early(const struct exec_cuda *e)
+{
+    struct cudaFuncAttributes code;
+    int driver = 0;
+    bool found = cudaFuncGetAttributes(&code, clear_record_kernel) == cudaSuccess &&
+                 cudaDriverGetVersion(&driver) == cudaSuccess;
+    cudaGetLastError();
+    return found && CUDART_VERSION >= 12030 && driver >= 12030 && code.ptxVersion >= 90 &&
+           !e->options.debug_sync && !e->options.no_early;
+}
+
 static enum mll_status open_device(struct exec_cuda *e, size_t scratch_bytes, struct mll_error *err)
 {
     struct exec_device device;
@@ -134,7 +147,9 @@ static enum mll_status open_device(struct exec_cuda *e, size_t scratch_bytes, st
              device.name, device.major, device.minor);
     e->base.memory = device.memory;
     e->sms = device.multiprocessors;
+    e->arch = 10 * device.major + device.minor;
     MLL_TRY(open_stream(e, &device, err));
+    e->early = can_begin_early(e);
     if (e->options.fast)
         MLL_TRY(matmul_fast_open(e, err));
     return scratch_bytes > 0 ? reserve_cuda(&e->base, scratch_bytes, err) : MLL_OK;

@@ -32,7 +32,7 @@ struct exec_cuda {
     struct mll_exec base;
     struct exec_cuda_options options;
     cudaStream_t stream;
-    int sms;                         /* multiprocessors */
+    int sms, arch;                   /* multiprocessors; compute capability times 10 */
     bool busy;                       /* something may be under way */
     unsigned long long *record;      /* device: the lowest fault, all ones for none */
     unsigned long long *host_record; /* pinned */
@@ -47,6 +47,7 @@ struct exec_cuda {
     struct exec_graph graphs[EXEC_GRAPHS];
     unsigned long graph_clock;
     bool no_graphs; /* the driver cannot */
+    bool early;     /* kernels of a decoded token may begin early: device.cuh, wait_for_previous */
     struct weight_loader *loader;
     struct weight_slab *slabs; /* device memory of weights, and what describes it */
     struct device_blocks *blocks;
@@ -61,6 +62,13 @@ static inline struct exec_cuda *exec_cuda(struct mll_exec *ex)
 static inline cudaStream_t stream_of(struct mll_exec *ex)
 {
     return exec_cuda(ex)->stream;
+}
+
+/* What LAUNCH_EARLY wants to know: prompts and images are long kernels, whose beginnings do not
+ * matter. */
+static inline bool begins_early(const struct mll_exec *ex)
+{
+    return ((const struct exec_cuda *)ex)->early && ex->phase == MLL_DECODE;
 }
 
 /* Keeps the error of the launch or call just made. */

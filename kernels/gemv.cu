@@ -1,6 +1,7 @@
 /* gemv.cu - matmul of single tokens by fp16 rows on the GPU: it reads the weights once, as fast as
  * memory gives them, for up to eight rows of activations. gemv_tile.cuh has the division of the
- * work and why the bits of a row depend on nothing but the row.
+ * work and why the bits of a row depend on nothing but the row. The first weights are on their way
+ * before the kernel in front has ended (device.cuh, wait_for_previous).
  *
  * A warp takes chunks of 64 columns (two windows) in turn with the other warps: at any time a block
  * reads 1 KiB of each of its 16 rows. A lane has GEMV_AHEAD chunks of 64 bytes of weights on their
@@ -25,15 +26,24 @@ struct gemv_chunk {
     uint4 w[2][2], x[2];
 };
 
-__device__ __forceinline__ void gemv_fetch(struct gemv_chunk *c, const struct gemv_source &from,
-                                           int chunk)
+__device__ __forceinline__ void gemv_fetch_w(struct gemv_chunk *c, const struct gemv_source &from,
+                                             int chunk)
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         int k = chunk * GEMV_CHUNK + i * WINDOW;
         c->w[0][i] = load_stream16(from.w[0] + k);
         c->w[1][i] = load_stream16(from.w[1] + k);
-        c->x[i] = from.has_x ? __ldg((const uint4 *)(from.x + k)) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+__device__ __forceinline__ void gemv_fetch_x(struct gemv_chunk *c, const struct gemv_source &from,
+                                             int chunk)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int k = chunk * GEMV_CHUNK + i * WINDOW;
+        c->x[i] = from.has_x ? *(const uint4 *)(from.x + k) : make_uint4(0, 0, 0, 0);
     }
 }
 
@@ -52,7 +62,7 @@ __device__ __forceinline__ void gemv_multiply(float sum[GEMV_SUMS], const struct
 
 __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_args a)
 {
-    SHARED(float, part, [GEMV_WARPS * GEMV_COLS * GEMV_ROWS]);
+    SHARED(float, part, [GEMV_PART]);
     const struct matmul_part p = matmul_part_of(a, blockIdx.x);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, chunks = a.x.stride / GEMV_CHUNK;
     int tile = blockIdx.x - p.tile_from, col0 = blockIdx.y * GEMV_COLS;
@@ -71,7 +81,12 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
 #pragma unroll
     for (int s = 0; s < GEMV_AHEAD; s++)
         if (warp + s * GEMV_WARPS < chunks)
-            gemv_fetch(&held[s], from, warp + s * GEMV_WARPS);
+            gemv_fetch_w(&held[s], from, warp + s * GEMV_WARPS);
+    wait_for_previous();
+#pragma unroll
+    for (int s = 0; s < GEMV_AHEAD; s++)
+        if (warp + s * GEMV_WARPS < chunks)
+            gemv_fetch_x(&held[s], from, warp + s * GEMV_WARPS);
     for (int c = warp; c < chunks; c += GEMV_AHEAD * GEMV_WARPS) {
 #pragma unroll
         for (int s = 0; s < GEMV_AHEAD; s++) {
@@ -79,8 +94,10 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
             if (now >= chunks)
                 break;
             gemv_multiply(sum, held[s]);
-            if (next < chunks)
-                gemv_fetch(&held[s], from, next);
+            if (next < chunks) {
+                gemv_fetch_w(&held[s], from, next);
+                gemv_fetch_x(&held[s], from, next);
+            }
         }
     }
     gemv_put(part, sum);
@@ -94,7 +111,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
 void gemv(struct mll_exec *ex, struct matmul_args *a)
 {
     dim3 grid(matmul_tiles(a, GEMV_ROWS), blocks_for((size_t)a->x.n, GEMV_COLS));
-    LAUNCH(gemv_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *a);
+    LAUNCH_EARLY(begins_early(ex), gemv_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *a);
     launched(ex, "gemv");
 }
 #endif

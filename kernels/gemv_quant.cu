@@ -6,33 +6,38 @@
  * to float32 sums. A window has two blocks. On sm_70 they are different quad pairs' anyway; from
  *       sm_75 on columns 0-3 of the operand are x where the first block is and zeros elsewhere,
  *       columns 4-7 x of the second block: rows 0-3 of x take one mma, rows 4-7 (GROUPS 2) another.
+ *       What a block does before its first product costs as much as 4096 columns of 16 rows: where
+ *       there are enough rows for all SMs it has 32 (TILES 2), half as many windows ahead.
  *   I8  the codes themselves, exact in fp16; scale[row] / 127 at the end. */
 #include "gemv_tile.cuh"
 #include "quant.cuh"
 
 /* ---- Q4 -------------------------------------------------------------------------------------- */
 
-#define Q4_AHEAD (GEMV_QUADS ? 4 : 2) /* windows of codes in registers */
+#define Q4_AHEAD (GEMV_QUADS ? 4 : 2) /* windows of codes in registers, of 16 rows */
 #define Q4_K     128                  /* elements of a window */
 
-/* What a lane reads: where its rows' codes and its columns of x begin. The second column is four
- * rows of x further. has: it exists and meets the lane's block of the window. */
-struct q4_lane {
-    const uint8_t *codes[2];
+/* What a lane reads: where its rows' codes, two of each 16, and its columns of x begin. The second
+ * column is four rows of x further. has: it exists and meets the lane's block of the window. */
+template <int TILES> struct q4_lane {
+    const uint8_t *codes[2 * TILES];
     const __half *x[2];
     bool has[2];
 };
 
-__device__ __forceinline__ struct q4_lane q4_lane_of(const struct q4 &w, const struct operand &x,
+template <int TILES>
+__device__ __forceinline__ q4_lane<TILES> q4_lane_of(const struct q4 &w, const struct operand &x,
                                                      int tile, int col0)
 {
     int lane = threadIdx.x % WARP, part = gemv_part(lane);
     int col = GEMV_QUADS ? gemv_row(lane) & 3 : gemv_row(lane);
     bool meets = !GEMV_QUADS || gemv_row(lane) >> 2 == part >> 1;
-    struct q4_lane l;
+    q4_lane<TILES> l;
+#pragma unroll
+    for (int i = 0; i < 2 * TILES; i++)
+        l.codes[i] = w.codes + (size_t)gemv_weight_row(tile, lane, i, w.rows) * (w.cols / 2);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        l.codes[i] = w.codes + (size_t)gemv_weight_row(tile, lane, i, w.rows) * (w.cols / 2);
         l.has[i] = meets && col0 + col + 4 * i < x.n;
         l.x[i] = half_row(x, col0 + col + 4 * i);
     }
@@ -46,13 +51,13 @@ __host__ __device__ __forceinline__ int q4_absmax_stride(int cols)
     return (cols / 64 + 1) / 4 * 4 + 2;
 }
 
-/* The absmax of the tile's 16 rows to shared memory (GEMV_ROWS, stride). */
-template <bool NESTED>
+/* The absmax of ROWS rows from those of the tile on to shared memory (ROWS, stride). */
+template <bool NESTED, int ROWS>
 __device__ __forceinline__ void q4_fill_absmax(float *absmax, const struct q4 &w, const float *map,
                                                int tile)
 {
     int blocks = w.cols / 64, stride = q4_absmax_stride(w.cols);
-    for (int r = threadIdx.x / WARP; r < GEMV_ROWS; r += GEMV_WARPS) {
+    for (int r = threadIdx.x / WARP; r < ROWS; r += GEMV_WARPS) {
         size_t first = (size_t)min(tile * GEMV_ROWS + r, w.rows - 1) * blocks;
         for (int b = threadIdx.x % WARP; b < blocks; b += WARP)
             absmax[r * stride + b] = q4_absmax<NESTED>(w, map, (first + b) >> (w.block_log2 - 6));
@@ -63,31 +68,39 @@ __device__ __forceinline__ void q4_fill_absmax(float *absmax, const struct q4 &w
 
 /* The lane's 32 codes of its rows at k. Behind the row, as the second half of a last window may be,
  * nothing is read: what is multiplied then is old, and absmax 0 takes it out. */
-__device__ __forceinline__ void q4_load(uint4 codes[2], const struct q4_lane &lane, int k, int cols)
+template <int TILES>
+__device__ __forceinline__ void q4_load(uint4 codes[2 * TILES], const q4_lane<TILES> &lane, int k,
+                                        int cols)
 {
     if (k < cols)
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2 * TILES; i++)
             codes[i] = load_stream16(lane.codes[i] + k / 2);
 }
 
-/* d = the products of the codes by x at k, absmax left out. xs: the lane's 32 elements of its
- * columns, zero where it has none. */
-template <int N>
-__device__ __forceinline__ void q4_multiply(float d[N][GEMV_SUMS], uint4 xs[N][4], shared_at copy,
-                                            const uint4 codes[2], const struct q4_lane &lane, int k,
-                                            int cols)
+/* The lane's 32 elements of its columns at k; where it has none they stay. */
+template <int N, int TILES>
+__device__ __forceinline__ void q4_load_x(uint4 xs[N][4], const q4_lane<TILES> &lane, int k,
+                                          int cols)
 {
 #pragma unroll
-    for (int g = 0; g < N; g++) {
-#pragma unroll
-        for (int i = 0; i < GEMV_SUMS; i++)
-            d[g][i] = 0.0f;
+    for (int g = 0; g < N; g++)
         if (lane.has[g] && k < cols)
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 xs[g][j] = ((const uint4 *)(lane.x[g] + k))[j];
-    }
+}
+
+/* d = the products of two rows' codes by x, absmax left out. */
+template <int N>
+__device__ __forceinline__ void q4_multiply(float d[N][GEMV_SUMS], const uint4 xs[N][4],
+                                            shared_at copy, const uint4 codes[2])
+{
+#pragma unroll
+    for (int g = 0; g < N; g++)
+#pragma unroll
+        for (int i = 0; i < GEMV_SUMS; i++)
+            d[g][i] = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; j++)
 #pragma unroll
@@ -142,62 +155,76 @@ template <int N> __device__ __forceinline__ void q4_put(float *part, const float
 #endif
 }
 
-template <bool NESTED, int GROUPS>
-__global__ void __launch_bounds__(GEMV_THREADS, GROUPS == 1 && GEMV_QUADS ? 3 : 2)
+template <bool NESTED, int GROUPS, int TILES>
+__global__ void __launch_bounds__(GEMV_THREADS, GROUPS *TILES == 1 && GEMV_QUADS ? 3 : 2)
     gemv_q4_kernel(struct quant_args q)
 {
     SHARED(uint32_t, table, [Q4_TABLE]);
     SHARED(uint32_t, values, [16]);
     SHARED(float, map, [NESTED ? 256 : 1]);
     DYN_SHARED(float, absmax);
-    DYN_SHARED_BYTES(GEMV_ROWS * 66 * sizeof(float)); /* of 4096 columns */
+    DYN_SHARED_BYTES(TILES * GEMV_ROWS * 66 * sizeof(float)); /* of 4096 columns */
     const struct matmul_part out = matmul_part_of(q.a, blockIdx.x);
     const struct q4 w = quant_weight_of(q, blockIdx.x);
     const struct operand &x = q.a.x;
-    const int N = GEMV_QUADS ? GROUPS : 1, STEP = GEMV_WARPS * Q4_K;
-    const int tile = blockIdx.x - out.tile_from;
+    const int N = GEMV_QUADS ? GROUPS : 1, STEP = GEMV_WARPS * Q4_K, AHEAD = Q4_AHEAD / TILES;
+    const int tile = (blockIdx.x - out.tile_from) * TILES;
     const int col0 = blockIdx.y * GEMV_COLS, warp = threadIdx.x / WARP, part = threadIdx.x % WARP;
     const int offset = gemv_part(part) * 32; /* of the lane in a window */
-    const struct q4_lane lane = q4_lane_of(w, x, tile, col0);
-    uint4 ahead[Q4_AHEAD][2] = {};
+    const q4_lane<TILES> lane = q4_lane_of<TILES>(w, x, tile, col0);
+    uint4 ahead[AHEAD][2 * TILES] = {};
 #pragma unroll
-    for (int a = 0; a < Q4_AHEAD; a++)
+    for (int a = 0; a < AHEAD; a++)
         q4_load(ahead[a], lane, warp * Q4_K + a * STEP + offset, w.cols);
     if (NESTED)
         map[threadIdx.x] = w.nested_map[threadIdx.x];
     q4_values(values, q.w[0]);
     __syncthreads();
     q4_fill(table, values);
-    q4_fill_absmax<NESTED>(absmax, w, map, tile);
+    q4_fill_absmax<NESTED, TILES * GEMV_ROWS>(absmax, w, map, tile);
     __syncthreads();
+    wait_for_previous();
 
     const shared_at copy = q4_copy(table);
     const int stride = q4_absmax_stride(w.cols);
     const shared_at own = shared_at_of(absmax + gemv_sum_row(part, 0) * stride);
-    float sum[N][GEMV_SUMS] = {{0.0f}};
+    float sum[TILES][N][GEMV_SUMS] = {};
     uint4 xs[N][4] = {};
-    for (int first = warp * Q4_K; first < w.cols; first += Q4_AHEAD * STEP) {
+    for (int first = warp * Q4_K; first < w.cols; first += AHEAD * STEP) {
 #pragma unroll
-        for (int a = 0; a < Q4_AHEAD; a++) {
+        for (int a = 0; a < AHEAD; a++) {
             if (first + a * STEP >= w.cols)
                 break;
             int k = first + a * STEP + offset;
-            float d[N][GEMV_SUMS];
-            q4_multiply<N>(d, xs, copy, ahead[a], lane, k, w.cols);
-            q4_load(ahead[a], lane, k + Q4_AHEAD * STEP, w.cols);
-            q4_scale<GROUPS, N>(sum, d, own + k / 64 * 4, stride);
+            float d[TILES][N][GEMV_SUMS];
+            q4_load_x<N>(xs, lane, k, w.cols);
+#pragma unroll
+            for (int t = 0; t < TILES; t++)
+                q4_multiply<N>(d[t], xs, copy, ahead[a] + 2 * t);
+            q4_load(ahead[a], lane, k + AHEAD * STEP, w.cols);
+#pragma unroll
+            for (int t = 0; t < TILES; t++)
+                q4_scale<GROUPS, N>(sum[t], d[t], own + (t * GEMV_ROWS * stride + k / 64) * 4,
+                                    stride);
         }
     }
     __syncthreads(); /* the table is done with */
-    q4_put<N>((float *)table, sum);
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+        q4_put<N>((float *)table + t * GEMV_PART, sum[t]);
     __syncthreads();
-    gemv_finish(out.y, (const float *)table, x, tile, col0, nullptr, w.unit, out.bias, out.rows);
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+        gemv_finish(out.y, (const float *)table + t * GEMV_PART, x, tile + t, col0, nullptr, w.unit,
+                    out.bias, out.rows);
 }
 
-template __global__ void gemv_q4_kernel<true, 1>(struct quant_args);
-template __global__ void gemv_q4_kernel<true, 2>(struct quant_args);
-template __global__ void gemv_q4_kernel<false, 1>(struct quant_args);
-template __global__ void gemv_q4_kernel<false, 2>(struct quant_args);
+template __global__ void gemv_q4_kernel<true, 1, 1>(struct quant_args);
+template __global__ void gemv_q4_kernel<true, 1, 2>(struct quant_args);
+template __global__ void gemv_q4_kernel<true, 2, 1>(struct quant_args);
+template __global__ void gemv_q4_kernel<false, 1, 1>(struct quant_args);
+template __global__ void gemv_q4_kernel<false, 1, 2>(struct quant_args);
+template __global__ void gemv_q4_kernel<false, 2, 1>(struct quant_args);
 
 /* ---- I8 -------------------------------------------------------------------------------------- */
 
@@ -206,7 +233,7 @@ template __global__ void gemv_q4_kernel<false, 2>(struct quant_args);
 
 __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_args q)
 {
-    SHARED(float, part_sums, [GEMV_WARPS * GEMV_COLS * GEMV_ROWS]);
+    SHARED(float, part_sums, [GEMV_PART]);
     const struct matmul_part out = matmul_part_of(q.a, blockIdx.x);
     const struct q4 w = quant_weight_of(q, blockIdx.x);
     const struct operand &x = q.a.x;
@@ -227,6 +254,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_a
             for (int i = 0; i < 2; i++)
                 ahead[a][i] = load_stream16(row[i] + (warp + a * GEMV_WARPS) * I8_K);
 
+    wait_for_previous();
     float sum[GEMV_SUMS] = {0.0f};
     for (int first = warp; first < windows; first += I8_AHEAD * GEMV_WARPS) {
 #pragma unroll
@@ -262,29 +290,33 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_a
 #include "quant_cuda.h"
 
 /* Launches with as much dynamic shared memory as the columns want. */
-static void launch_q4(void (*kernel)(struct quant_args), struct mll_exec *ex, struct quant_args *q)
+static void launch_q4(void (*kernel)(struct quant_args), struct mll_exec *ex, struct quant_args *q,
+                      int tiles)
 {
-    dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.x.n, GEMV_COLS));
-    int shared = GEMV_ROWS * q4_absmax_stride(q->w[0].cols) * (int)sizeof(float);
+    dim3 grid(matmul_tiles(&q->a, tiles * GEMV_ROWS), blocks_for((size_t)q->a.x.n, GEMV_COLS));
+    int shared = tiles * GEMV_ROWS * q4_absmax_stride(q->w[0].cols) * (int)sizeof(float);
     if (shared > 14 * 1024) /* with the table more than what every kernel may have */
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-    LAUNCH(kernel, grid, dim3(GEMV_THREADS), shared, stream_of(ex), *q);
+    LAUNCH_EARLY(begins_early(ex), kernel, grid, dim3(GEMV_THREADS), shared, stream_of(ex), *q);
     launched(ex, "gemv_q4");
 }
 
 void gemv_q4(struct mll_exec *ex, struct quant_args *q)
 {
-    bool two = q->a.x.n > 4;
-    if (q->w[0].absmax == NULL)
-        launch_q4(two ? gemv_q4_kernel<true, 2> : gemv_q4_kernel<true, 1>, ex, q);
+    const struct exec_cuda *e = exec_cuda(ex);
+    bool nested = q->w[0].absmax == NULL;
+    if (q->a.x.n > 4)
+        launch_q4(nested ? gemv_q4_kernel<true, 2, 1> : gemv_q4_kernel<false, 2, 1>, ex, q, 1);
+    else if (e->arch >= 80 && matmul_tiles(&q->a, 2 * GEMV_ROWS) >= 4 * (unsigned)e->sms)
+        launch_q4(nested ? gemv_q4_kernel<true, 1, 2> : gemv_q4_kernel<false, 1, 2>, ex, q, 2);
     else
-        launch_q4(two ? gemv_q4_kernel<false, 2> : gemv_q4_kernel<false, 1>, ex, q);
+        launch_q4(nested ? gemv_q4_kernel<true, 1, 1> : gemv_q4_kernel<false, 1, 1>, ex, q, 1);
 }
 
 void gemv_i8(struct mll_exec *ex, struct quant_args *q)
 {
     dim3 grid(matmul_tiles(&q->a, GEMV_ROWS), blocks_for((size_t)q->a.x.n, GEMV_COLS));
-    LAUNCH(gemv_i8_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *q);
+    LAUNCH_EARLY(begins_early(ex), gemv_i8_kernel, grid, dim3(GEMV_THREADS), 0, stream_of(ex), *q);
     launched(ex, "gemv_i8");
 }
 #endif

@@ -20,6 +20,7 @@
 #define GEMV_THREADS (GEMV_WARPS * WARP)
 #define GEMV_QUADS   (MLL_ARCH >= 750) /* fragments by quads of lanes, not by quad pairs */
 #define GEMV_SUMS    (GEMV_QUADS ? 4 : 16)
+#define GEMV_PART    (GEMV_WARPS * GEMV_COLS * GEMV_ROWS) /* floats of the warps' sums */
 
 __device__ __forceinline__ int gemv_row(int lane)
 {

@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(HALF_THREADS)
     const T *row = x + (size_t)blockIdx.x * cols;
     out += (size_t)blockIdx.x * stride;
     float max = 0.0f;
+    wait_for_previous();
 #pragma unroll 4
     for (int i = threadIdx.x; i < cols; i += HALF_THREADS)
         max = fmaxf(max, fabsf(widen(row[i])));
@@ -53,8 +54,8 @@ template <typename T>
 static void half_rows(struct mll_exec *ex, __half *out, float *scale,
                       unsigned long long *underflows, const T *x, int rows, int cols)
 {
-    LAUNCH(half_rows_kernel<T>, dim3((unsigned)rows), dim3(HALF_THREADS), 0, stream_of(ex), out,
-           scale, underflows, x, cols, half_stride(cols));
+    LAUNCH_EARLY(begins_early(ex), half_rows_kernel<T>, dim3((unsigned)rows), dim3(HALF_THREADS), 0,
+                 stream_of(ex), out, scale, underflows, x, cols, half_stride(cols));
 }
 
 void weights_to_half(struct mll_exec *ex, __half *rows, float *scale,

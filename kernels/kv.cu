@@ -109,6 +109,7 @@ __global__ void __launch_bounds__(KV_THREADS)
                           const float *inv_freq, const int32_t *seq, const int32_t *pos, int heads)
 {
     int row = blockIdx.x, head = (int)blockIdx.y - heads, dim = kv.head_dim;
+    wait_for_previous();
     if (head < 0) {
         float *x = q + ((size_t)row * heads + blockIdx.y) * dim;
         for (int d = threadIdx.x; d < dim / 2; d += KV_THREADS)
@@ -147,12 +148,13 @@ void rope_kv_append_cuda(struct mll_exec *ex, struct kv_pool *pool, float *q, fl
 {
     kv_view kv = kv_view_of(ex, pool, table, OP_KV_APPEND);
     dim3 grid((unsigned)n, (unsigned)(heads + pool->n_kv_heads)), block(KV_THREADS);
+    bool early = begins_early(ex);
     if (pool->dtype == MLL_DTYPE_I8)
-        LAUNCH((rope_kv_append_kernel<int8_t>), grid, block, 0, stream_of(ex), kv, q, k, v,
-               inv_freq, seq, pos, heads);
+        LAUNCH_EARLY(early, (rope_kv_append_kernel<int8_t>), grid, block, 0, stream_of(ex), kv, q,
+                     k, v, inv_freq, seq, pos, heads);
     else
-        LAUNCH((rope_kv_append_kernel<__half>), grid, block, 0, stream_of(ex), kv, q, k, v,
-               inv_freq, seq, pos, heads);
+        LAUNCH_EARLY(early, (rope_kv_append_kernel<__half>), grid, block, 0, stream_of(ex), kv, q,
+                     k, v, inv_freq, seq, pos, heads);
     launched(ex, "rope_kv_append");
 }
 #endif

@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     SHARED(float, part, [WARP]);
     float4 v[VECS];
     float sum = 0.0f;
+    wait_for_previous();
     row_load<VECS>(v, x, dim);
     if (h != nullptr) {
         float s = gate == nullptr ? 1.0f : fm_tanh(gate[0]);
@@ -118,11 +119,11 @@ static void rmsnorm(struct mll_exec *ex, float *y, float *h, const float *x, con
     struct operand form = operand_at(ex, y, rows, dim);
     const float *weight = (const float *)w->data;
     if (row_vectors(dim) == 1)
-        LAUNCH(rmsnorm_kernel<1>, grid, block, 0, stream_of(ex), y, form, h, x, gate, row_scale,
-               weight, dim, eps);
+        LAUNCH_EARLY(begins_early(ex), rmsnorm_kernel<1>, grid, block, 0, stream_of(ex), y, form, h,
+                     x, gate, row_scale, weight, dim, eps);
     else
-        LAUNCH(rmsnorm_kernel<2>, grid, block, 0, stream_of(ex), y, form, h, x, gate, row_scale,
-               weight, dim, eps);
+        LAUNCH_EARLY(begins_early(ex), rmsnorm_kernel<2>, grid, block, 0, stream_of(ex), y, form, h,
+                     x, gate, row_scale, weight, dim, eps);
 }
 
 /* Rows of two float4 a thread at most. */

@@ -110,6 +110,7 @@ struct exec_cuda_options {
     int threads;       /* of the host, to copy weights with; 0: the cores this process may use */
     bool debug_sync;   /* wait behind every kernel, so that an error names it */
     bool fast;         /* prompt rows by cuBLASLt, whose bits depend on how many there are */
+    bool no_early;     /* kernels of a token do not begin before the one in front has ended */
     bool debug_bounds; /* an index out of range traps at once, as the frameworks' assert does */
 };
 enum mll_status exec_open_cuda(struct mll_exec **ex, const struct exec_cuda_options *options,

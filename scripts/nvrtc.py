@@ -74,7 +74,7 @@ def instances(text):
     types = set(re.findall(r"\b(?:typename|class)\s+(\w+)", text))
     numbers = set(re.findall(r"[<,]\s*(?:int|bool|unsigned)\s+(\w+)\s*(?=[,>=])", text))
     found = set()
-    for launch in re.finditer(r"\bLAUNCH\s*\(\s*\(?\s*(\w+)\s*<([^<>;]*)>", text):
+    for launch in re.finditer(r"\bLAUNCH(?:_EARLY\s*\([^,]*,|\s*\()\s*\(?\s*(\w+)\s*<([^<>;]*)>", text):
         kernel, arguments = launch.group(1), " ".join(launch.group(2).split())
         if numbers & set(re.findall(r"\w+", arguments)):
             continue

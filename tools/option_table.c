@@ -110,6 +110,8 @@ const struct option_row option_table[] = {
      "force one form of the CPU kernels; results do not depend on it", 0, 0},
     {"fast", 0, OPT_FLAG, AT(fast), OPENS, NULL,
      "GPU: prompts by cuBLASLt, where it is; results then depend on what runs beside", 0, 0},
+    {"no-early", 0, OPT_FLAG, AT(no_early), OPENS, NULL,
+     "GPU from sm_90: no kernel begins before the one in front has ended; same results", 0, 0},
     {"debug-sync", 0, OPT_FLAG, AT(debug_sync), OPENS, NULL,
      "GPU: wait behind every kernel; faults name kernel, stage and layer", 0, 0},
     {"debug-bounds", 0, OPT_FLAG, AT(debug_bounds), OPENS, NULL,

@@ -47,7 +47,7 @@ struct args {
     const char *model, *device, *reference, *compute, *isa, *kv_type, *quant;
     int threads, ctx_size, prefill_chunk, max_images;
     uint64_t max_memory;
-    bool no_mmap, fast, debug_sync, debug_bounds;
+    bool no_mmap, fast, no_early, debug_sync, debug_bounds;
 
     /* request */
     struct string_list images, stop;

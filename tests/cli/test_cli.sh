@@ -42,7 +42,7 @@ check "no such image" run 66 run -p a -i nowhere.png
 check "no CUDA device" run 69 run -p a --device cuda:99
 check "a device that is none" run 78 run -p a --device gpu
 check "nor this" run 78 run -p a --device cuda:x
-check "the GPU's switches do no harm on the CPU" run 0 run -p a -n 1 --device cpu --debug-sync --debug-bounds --fast
+check "the GPU's switches do no harm on the CPU" run 0 run -p a -n 1 --device cpu --debug-sync --debug-bounds --fast --no-early
 check "info names the devices" run 0 info
 check "the CPU is one" prints "cpu"
 check "too little memory allowed" run 78 run -p a --max-memory 1K

@@ -446,6 +446,8 @@ static void exit_thread(struct shim_thread *t)
         shim_die("exits with %d cp.async under way", t->copies_end - t->copies_begin);
     if (s.at_barrier > 0)
         shim_die("exits while %d threads wait at a barrier", s.at_barrier);
+    if (s.grid->early && !t->waited)
+        shim_die("was launched early and ends without waiting for the kernel in front of it");
     stop_running(t, SHIM_EXITED);
     t->warp->alive &= ~(1u << t->lane);
     s.exited++;
@@ -458,6 +460,11 @@ static void exit_thread(struct shim_thread *t)
         switch_fiber(&t->fiber, &s.host);
     else
         shim_die("deadlock: every thread waits for another");
+}
+
+void shim_wait_for_previous(void)
+{
+    shim_now->waited = true;
 }
 
 void shim_trap(const char *message)
@@ -491,6 +498,7 @@ static void begin_block(void)
         t->file = NULL;
         t->line = t->copies_begin = t->copies_end = t->groups = 0;
         t->state = SHIM_READY;
+        t->waited = false;
     }
     for (int w = 0; w * SHIM_WARP < s.n_threads; w++) {
         int lanes = s.n_threads - w * SHIM_WARP;

@@ -559,7 +559,13 @@ static inline int __float2int_rz(float x)
 /* ---- launches -------------------------------------------------------------------------------- */
 
 #define LAUNCH(kernel, grid, block, shared, stream, ...) \
-    shim_launch(#kernel, kernel, grid, block, shared, stream, ##__VA_ARGS__)
+    shim_launch(#kernel, kernel, false, grid, block, shared, stream, ##__VA_ARGS__)
+#define LAUNCH_EARLY(early, kernel, grid, block, shared, stream, ...) \
+    shim_launch(#kernel, kernel, early, grid, block, shared, stream, ##__VA_ARGS__)
+
+/* griddepcontrol.wait, then .launch_dependents: every thread of a kernel that was launched early
+ * must call it. Here kernels follow one another all the same. */
+void shim_wait_for_previous(void);
 
 /* A pointer that a kernel gets must be NULL, device memory or pinned host memory. */
 void shim_check_pointer(const char *kernel, const void *p);
@@ -571,19 +577,20 @@ template <class T> static inline void shim_check_argument(const char *, const T 
 {
 }
 /* Enqueues body, bytes that are copied, for every thread of the grid: run(body). */
-void shim_enqueue(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
-                  cudaStream_t stream, void (*run)(const void *body), const void *body,
-                  size_t bytes);
+void shim_enqueue(const char *name, const void *kernel, bool early, dim3 grid, dim3 block,
+                  size_t shared, cudaStream_t stream, void (*run)(const void *body),
+                  const void *body, size_t bytes);
 
 template <class... P>
-static inline void shim_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
-                               size_t shared, cudaStream_t stream,
+static inline void shim_launch(const char *name, void (*kernel)(P...), bool early, dim3 grid,
+                               dim3 block, size_t shared, cudaStream_t stream,
                                typename shim_same<P>::type... args)
 {
     (shim_check_argument(name, args), ...);
     auto body = [kernel, args...] { kernel(args...); };
     void (*run)(const void *) = [](const void *p) { (*(const decltype(body) *)p)(); };
-    shim_enqueue(name, (const void *)kernel, grid, block, shared, stream, run, &body, sizeof body);
+    shim_enqueue(name, (const void *)kernel, early, grid, block, shared, stream, run, &body,
+                 sizeof body);
 }
 
 #endif

@@ -63,6 +63,7 @@ struct shim_thread {
     int number, lane;
     struct shim_warp *warp;
     enum shim_state state;
+    bool waited;      /* for the kernel in front */
     const char *file; /* where it waits */
     int line;
     int copies_begin, copies_end, groups; /* of copies: not done yet; groups: committed */
@@ -91,6 +92,7 @@ void shim_lane_exits(struct shim_warp *warp);
 /* Runs a grid to its end; false if a thread trapped. The host's stack waits. */
 struct shim_grid {
     const char *name;
+    bool early; /* each thread has to call shim_wait_for_previous */
     dim3 grid, block;
     size_t shared, shared_limit; /* dynamic; what cudaFuncSetAttribute allows of it */
     void (*run)(const void *body);

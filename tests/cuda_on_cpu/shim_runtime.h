@@ -90,6 +90,15 @@ enum cudaFuncAttribute {
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
     cudaFuncAttributePreferredSharedMemoryCarveout = 9,
 };
+struct cudaFuncAttributes {
+    int ptxVersion, binaryVersion; /* here those of the newest code path of kernels that wait */
+};
+template <class... P>
+static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, void (*)(P...))
+{
+    attr->ptxVersion = attr->binaryVersion = 90;
+    return cudaPeekAtLastError();
+}
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute attr, int value);
 template <class... P>
 static inline cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), enum cudaFuncAttribute attr,

@@ -264,15 +264,15 @@ static cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_
     return no_image ? cudaErrorNoKernelImageForDevice : cudaSuccess;
 }
 
-void shim_enqueue(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
-                  cudaStream_t stream, void (*run)(const void *body), const void *body,
-                  size_t bytes)
+void shim_enqueue(const char *name, const void *kernel, bool early, dim3 grid, dim3 block,
+                  size_t shared, cudaStream_t stream, void (*run)(const void *body),
+                  const void *body, size_t bytes)
 {
     shim_lock();
     cudaError_t error = check_launch(kernel, grid, block, shared, bytes);
     if (error == cudaSuccess) {
         struct work *w = new_work(WORK_LAUNCH, body, bytes);
-        w->grid = shim_grid{name, grid, block, shared, shim_kernel_limit(kernel), run, NULL};
+        w->grid = shim_grid{name, early, grid, block, shared, shim_kernel_limit(kernel), run, NULL};
         error = give(stream, w);
     }
     shim_note(error);

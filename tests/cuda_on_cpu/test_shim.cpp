@@ -543,6 +543,25 @@ Test(shim_bugs, graph_copies_pageable_memory, .signal = SIGABRT)
     cudaMemcpyAsync(dx, x, sizeof x, cudaMemcpyHostToDevice, s);
 }
 
+static __global__ void waits_but_for(unsigned thread)
+{
+    if (threadIdx.x != thread)
+        shim_wait_for_previous();
+}
+
+Test(shim, a_kernel_launched_early_waits)
+{
+    LAUNCH_EARLY(true, waits_but_for, 2, 33, 0, NULL, 99);
+    LAUNCH_EARLY(false, waits_but_for, 2, 33, 0, NULL, 32);
+    LAUNCH(waits_but_for, 2, 33, 0, NULL, 32);
+    cr_assert_eq(cudaDeviceSynchronize(), cudaSuccess);
+}
+
+Test(shim_bugs, a_thread_of_it_does_not, .signal = SIGABRT)
+{
+    LAUNCH_EARLY(true, waits_but_for, 2, 33, 0, NULL, 32);
+}
+
 Test(shim_bugs, kernel_gets_a_host_pointer, .signal = SIGABRT)
 {
     float x[64] = {0};

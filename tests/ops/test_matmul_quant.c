@@ -18,7 +18,8 @@ static const struct quant_kind kinds[] = {
 enum { N_KINDS = OP_RACE ? 3 : sizeof kinds / sizeof kinds[0] };
 
 /* Rows of x, shape of w, bytes of the codes from an aligned address. Blocks end inside of rows,
- * at their ends, and hold many rows; rows start in the low half of a byte; more than 256 blocks. */
+ * at their ends, and hold many rows; rows start in the low half of a byte; more than 256 blocks.
+ * More tiles of rows than the two SMs of the shim take at once. */
 static const struct quant_case {
     int n, rows, cols;
     bool bias;
@@ -27,7 +28,7 @@ static const struct quant_case {
     {1, 1, 1, true, 0},      {1, 5, 15, false, 1},   {2, 7, 17, true, 3},   {3, 70, 2, false, 0},
     {1, 9, 64, false, 0},    {4, 6, 128, true, 1},   {5, 3, 192, false, 2}, {7, 33, 96, true, 0},
     {24, 5, 130, false, 5},  {3, 9, 2112, true, 0},  {6, 11, 320, true, 0}, {26, 37, 1088, true, 0},
-    {27, 36, 1030, true, 1}, {195, 34, 64, true, 7},
+    {27, 36, 1030, true, 1}, {195, 34, 64, true, 7}, {7, 229, 64, true, 0}, {1, 225, 192, false, 0},
 };
 enum { N_CASES = OP_RACE ? 11 : sizeof cases / sizeof cases[0] };
 
