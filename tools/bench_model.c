@@ -5,9 +5,9 @@
  * tiles; its rate counts vision rows), tgN@B (B sessions in one step, all their tokens counted),
  * receipt (an image, and as many tokens of prompt and answer as extract takes for a receipt on the
  * embedded model), load (from nothing to the first logits). With --image all of them see the image.
- * One repetition before the others is not counted. Behind each repetition that decodes, the same
- * threads read 2 GB of memory: bandwidth_share is the median of the repetitions'
- * bytes_per_token * tokens_per_s / read_gb_s. */
+ * One repetition before the others is not counted (receipt comes last and needs none). Behind each
+ * repetition that decodes, the same threads read 2 GB of memory: bandwidth_share is the median of
+ * the repetitions' bytes_per_token * tokens_per_s / read_gb_s. */
 #include "bench_model.h"
 #include "bench.h"
 #include "bench_tool.h"
@@ -78,6 +78,7 @@ struct run {
     struct mll_options options;
     struct mll_engine *engine;
     struct mll_session *sessions[MOST_BATCH];
+    bool has_image[MOST_BATCH]; /* the session */
     struct mll_info info;
     char device[96]; /* info's own is the engine's */
     const char *kv;
@@ -155,12 +156,11 @@ static size_t batch_of(const struct test *t)
 static enum mll_status set_up(struct run *r, const struct test *t, struct mll_error *err)
 {
     bool alone = t->prompt == 0 && t->depth == 0 && t->kind == TEST_TEXT;
-    for (size_t s = 0; s < batch_of(t); s++) {
-        mll_session_clear(r->sessions[s]);
-        if (t->kind != TEST_TEXT)
-            continue;
-        if (r->image.rgb)
+    for (size_t s = 0; s < batch_of(t) && t->kind == TEST_TEXT; s++) {
+        MLL_TRY(mll_session_rewind(r->sessions[s], 0, err));
+        if (r->image.rgb && !r->has_image[s])
             MLL_TRY(mll_session_add_image(r->sessions[s], &r->image, err));
+        r->has_image[s] = r->image.rgb != NULL;
         MLL_TRY(prefill(r, s, alone ? 1 : t->depth, err));
     }
     return MLL_OK;
@@ -171,10 +171,12 @@ static enum mll_status reset(struct run *r, const struct test *t, struct mll_err
 {
     size_t length = t->prompt == 0 && t->depth == 0 ? 1 : (size_t)t->depth;
     for (size_t s = 0; s < batch_of(t); s++) {
-        if (t->kind != TEST_TEXT)
+        if (t->kind != TEST_TEXT) {
             mll_session_clear(r->sessions[s]);
-        else
+            r->has_image[s] = false;
+        } else {
             MLL_TRY(mll_session_rewind(r->sessions[s], length, err));
+        }
     }
     return MLL_OK;
 }
@@ -186,6 +188,7 @@ static enum mll_status repeat(struct run *r, const struct test *t, double *secon
     double start = bench_seconds();
     if (t->kind == TEST_VISION || t->kind == TEST_RECEIPT)
         MLL_TRY(mll_session_add_image(r->sessions[0], &r->image, err));
+    r->has_image[0] = r->image.rgb != NULL;
     if (t->kind != TEST_VISION) {
         MLL_TRY(prefill(r, 0, t->prompt, err));
         MLL_TRY(decode(r, batch_of(t), t->tokens, err));
@@ -255,11 +258,8 @@ static void add_rates(const struct run *r, const struct test *t, size_t n)
     report_number(p, "seconds", seconds.median);
     if (t->kind == TEST_TEXT && t->prompt > 0 && t->tokens == 0 && t->depth == 0)
         report_number(p, "ttft_seconds", seconds.median + r->vision_seconds);
-    if (work == 0) {
-        report_number(p, "p10", seconds.p10);
-        report_number(p, "p90", seconds.p90);
+    if (work == 0)
         return;
-    }
     for (size_t i = 0; i < n; i++)
         sum += r->rate[i] / (double)n;
     for (size_t i = 0; i < n; i++)
@@ -320,7 +320,8 @@ static enum mll_status measure(struct run *r, const struct test *t, struct mll_e
     name_test(name, r, t);
     progress_start(&progress, "repetitions");
     MLL_TRY(set_up(r, t, err));
-    MLL_TRY(repeat(r, t, &seconds, err)); /* brings weights and buffers into memory */
+    if (t->kind != TEST_RECEIPT) /* brings weights and buffers into memory; then they are there */
+        MLL_TRY(repeat(r, t, &seconds, err));
     for (int i = 0; i < r->args->repetitions; i++) {
         progress_show(&progress, (size_t)i, (size_t)r->args->repetitions, 0, name);
         MLL_TRY(repeat(r, t, &seconds, err));
