@@ -99,15 +99,35 @@ enum mll_status bench_load(double *times, size_t n, const struct mll_options *op
     return MLL_OK;
 }
 
-double bench_available_memory(void)
+/* The number behind a name of a file of /proc, KiB in bytes. */
+static double proc_bytes(const char *path, const char *format)
 {
     double kib = NAN;
     char line[128];
-    FILE *f = fopen("/proc/meminfo", "re");
+    FILE *f = fopen(path, "re");
     while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lf", &kib) == 1)
+        if (sscanf(line, format, &kib) == 1)
             break;
     if (f)
         fclose(f);
     return kib * 1024;
+}
+
+double bench_available_memory(void)
+{
+    return proc_bytes("/proc/meminfo", "MemAvailable: %lf");
+}
+
+double bench_peak_memory(void)
+{
+    return proc_bytes("/proc/self/status", "VmHWM: %lf");
+}
+
+void bench_forget_peak(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "we");
+    if (f) {
+        fputs("5", f);
+        fclose(f);
+    }
 }

@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 enum { MOST_TOKENS = 131072, MOST_BATCH = 64 };
@@ -236,9 +235,7 @@ static bool only_decodes(const struct test *t)
 /* Of this process, the memory for the read left out. */
 static double peak_bytes(const struct run *r)
 {
-    struct rusage usage;
-    double read = r->read_memory ? (double)BENCH_READ_BYTES : 0;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (double)usage.ru_maxrss * 1024 - read : NAN;
+    return bench_peak_memory() - (r->read_memory ? (double)BENCH_READ_BYTES : 0);
 }
 
 /* With the model open; of the GPU where it runs there. */
@@ -392,6 +389,7 @@ static enum mll_status open_all(struct run *r, struct mll_error *err)
     static const char *const types[] = {
         [MLL_DTYPE_F32] = "f32", [MLL_DTYPE_F16] = "f16", [MLL_DTYPE_I8] = "int8"};
     size_t n = (size_t)r->args->repetitions;
+    bench_forget_peak();
     double start = bench_seconds();
     MLL_TRY(mll_open(&r->engine, &r->options, err));
     r->load_seconds = bench_seconds() - start;

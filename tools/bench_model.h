@@ -16,5 +16,8 @@ enum mll_status bench_load(double *times, size_t n, const struct mll_options *op
 
 /* Bytes that this machine could give to new programs at the moment; NaN where it does not say. */
 double bench_available_memory(void);
+/* The most that this process had resident since it began, or since bench_forget_peak. */
+double bench_peak_memory(void);
+void bench_forget_peak(void);
 
 #endif
