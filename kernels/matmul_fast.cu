@@ -107,16 +107,28 @@ enum mll_status matmul_fast_open(struct exec_cuda *e, struct mll_error *err)
     if (f == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for an exec");
     e->fast = f;
-    for (int i = 0; i < 3 && f->library == NULL; i++)
+    bool found = false, complete = false;
+    int status = 0;
+    /* The newest that works here: it may be too new for the driver, or for the card. */
+    for (int i = 0; i < 3 && f->handle == NULL; i++) {
         f->library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-    if (f->library == NULL)
+        if (f->library == NULL)
+            continue;
+        found = true;
+        complete = find_functions(f);
+        if (complete && (status = f->Create(&f->handle)) == 0)
+            break;
+        f->handle = NULL;
+        dlclose(f->library);
+        f->library = NULL;
+    }
+    if (!found)
         return mll_fail(err, MLL_ERR_DEVICE,
                         "fast needs cuBLASLt: libcublasLt.so.13, .12 or .11 was not found (%s)",
                         dlerror());
-    if (!find_functions(f))
+    if (!complete)
         return mll_fail(err, MLL_ERR_DEVICE, "fast: this cuBLASLt lacks a function of 11 to 13");
-    int status = f->Create(&f->handle);
-    if (status != 0)
+    if (f->handle == NULL)
         return mll_fail(err, MLL_ERR_DEVICE, "fast: cublasLtCreate gave status %d", status);
     if (cudaMalloc(&f->workspace, WORKSPACE_BYTES) != cudaSuccess)
         return device_out_of_memory(err, "cuBLASLt", WORKSPACE_BYTES);

@@ -55,7 +55,7 @@ else
         PATH=$toolkit/bin:$PATH variant bin-sm70 -DCMAKE_CUDA_COMPILER=clang++-19 \
             -DCUDAToolkit_ROOT="$toolkit" '-DMLL_CUDA_ARCHITECTURES=70-real;80'
     fi
-    variant bin-volta -DMLL_FORCE_ARCH700=ON '-DMLL_CUDA_ARCHITECTURES=80-real;90'
+    variant bin-volta -DMLL_FORCE_ARCH700=ON '-DMLL_CUDA_ARCHITECTURES=80-real;90-real'
 fi
 
 # Every library but the C library's own, which must be that of the machine and its driver. The old

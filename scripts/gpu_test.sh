@@ -171,6 +171,16 @@ bench() {
     measure "$name" "$limit" "$variant/mllama" bench "$@" --device cuda -o json
 }
 
+# cublaslt: the folder where torch's wheels or the toolkit have the library that --fast opens
+cublaslt() {
+    site=$(timeout 20 python3 -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null)
+    for place in "$site"/nvidia/*/lib /usr/local/cuda/lib64; do
+        for library in "$place"/libcublasLt.so.1?; do
+            [ ! -e "$library" ] || { echo "$place"; return; }
+        done
+    done
+}
+
 # ---- the programs that run here ------------------------------------------------------------------
 
 # The first variant that can compute a token here. A program ends with 69 where it finds no GPU;
@@ -242,10 +252,12 @@ fi
 
 bench "11b nf4-dq" 90 model --synthetic 11b --quant nf4-dq -p 512 -n 64 -r 2 --image 4
 bench "ops" 120 ops -r 3
-measure "peers" 60 python3 gpu_peers.py
+measure "peers" 90 python3 gpu_peers.py
 bench "11b 16 bits" 60 model --synthetic 11b -p 512 -n 64 -r 2 --image 4
 bench "11b int8" 50 model --synthetic 11b --quant int8 -p 512 -n 64 -r 2
-bench "11b 16 bits fast" 50 model --synthetic 11b -p 512 -n 0 -r 2 --fast
+fast=$(cublaslt)
+measure "11b 16 bits fast" 50 env LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$fast" \
+    "$variant/mllama" bench model --synthetic 11b -p 512 -n 0 -r 2 --fast --device cuda -o json
 measure "weights" 40 "$variant/weights_bench" 2 3
 [ -n "$only" ] || sanitize
 
