@@ -157,21 +157,54 @@ struct q4_lanes {
     __m512 at[Q4_X][Q4_W];
 };
 
-/* A tile: `rows` rows of x from row on, w_rows of w that start at the elements w. */
+/* A tile: `rows` rows of x from row on, w_rows of w that start at the elements w. Q4_W of them are
+ * neighbours. The rows of w behind are fetched meanwhile, each kind as memory has it, one ascending
+ * stream: so many bytes of codes and of absmax a chunk and row. */
 struct q4_tile {
     const struct matmul *m;
     size_t row, w[Q4_W];
-    const char *ahead; /* the rows of w behind, fetched meanwhile: 32 bytes a chunk and row */
+    const char *codes_ahead, *absmax_ahead;
+    size_t absmax_bytes;
 };
+
+/* Where row o of w_rows is. Of Q4_W rows `stride` apart, two pointers and two multiples of stride
+ * stay in registers; eight pointers would not. */
+#define Q4_ROW(of, o, w_rows, at, stride)                                                \
+    ((w_rows) == Q4_W ? of[0] + (at) + ((o) < 4 ? 0 : 4 * (stride)) + (o) % 4 * (stride) \
+                      : of[o] + (at))
+
+INLINE struct q4_tile q4_tile_of(const struct matmul *m, const struct q4 *q, size_t row,
+                                 const int w_rows, size_t w_first)
+{
+    const size_t cols = (size_t)m->w->cols, w_left = (size_t)m->w->rows - w_first;
+    const size_t behind = (w_first + (size_t)w_rows) * cols;
+    const struct mat_blocks *b = q->blocks;
+    struct q4_tile t = {.m = m, .row = row, .codes_ahead = (const char *)q->codes + behind / 2};
+    EACH (o, w_rows)
+        t.w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
+    if (b->block == Q4_CHUNK) {
+        t.absmax_bytes = b->absmax != NULL ? sizeof *b->absmax : sizeof *b->codes;
+        t.absmax_ahead = (b->absmax != NULL ? (const char *)b->absmax : (const char *)b->codes) +
+                         behind / Q4_CHUNK * t.absmax_bytes;
+    }
+    return t;
+}
+
+INLINE void q4_fetch(const struct q4_tile *t, size_t chunk, const int w_rows)
+{
+    const char *codes = t->codes_ahead + chunk * (size_t)w_rows * (Q4_CHUNK / 2);
+    EACH (line, w_rows / 2)
+        _mm_prefetch(codes + line * 64, _MM_HINT_T0);
+    _mm_prefetch(t->absmax_ahead + chunk * (size_t)w_rows * t->absmax_bytes, _MM_HINT_T0);
+}
 
 /* `chunks` <= Q4_RUN of them from chunk `first` on. */
 INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 *q, const int rows,
                    const int w_rows, size_t first, size_t chunks, const enum q4_form form)
 {
-    const size_t step = form == Q4_DOT ? 32 : 16, k = first * Q4_CHUNK, stride = t->m->x_stride;
-    const int steps = Q4_CHUNK / (form == Q4_DOT ? 32 : 16), lines = w_rows / 2;
-    const unsigned char *x = t->m->x_steps + t->row * stride + k / step * STEP_BYTES;
-    const char *ahead = t->ahead + first * (size_t)w_rows * 32;
+    const size_t k = first * Q4_CHUNK, stride = t->m->x_stride, cols = (size_t)t->m->w->cols;
+    const int steps = Q4_CHUNK / (form == Q4_DOT ? 32 : 16);
+    const unsigned char *x = t->m->x_steps + t->row * stride + first * (size_t)steps * STEP_BYTES;
     const enum mll_dtype rounded = q->blocks->rounded;
     const float *absmax[Q4_W];
     const unsigned char *codes[Q4_W];
@@ -180,24 +213,24 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
         absmax[o] = q4_absmax(buffer[o], q->blocks, t->w[o] + k, chunks);
         codes[o] = q->codes + (t->w[o] + k) / 2;
     }
-    for (size_t c = 0; c < chunks; c++) {
+    const size_t absmax_stride = absmax[0] == buffer[0] ? Q4_RUN : cols / Q4_CHUNK;
+    for (size_t c = 0; c < chunks; c++, x += steps * STEP_BYTES) {
         __m512 table[Q4_W];
-        EACH (line, lines)
-            _mm_prefetch(ahead + (c * (size_t)lines + (size_t)line) * 64, _MM_HINT_T0);
+        q4_fetch(t, first + c, w_rows);
         EACH (o, w_rows)
-            table[o] = q4_table(q, absmax[o][c]);
+            table[o] = q4_table(q, *(Q4_ROW(absmax, o, w_rows, c, absmax_stride)));
         if (rounded != MLL_DTYPE_F32)
             EACH (o, w_rows)
                 table[o] = q4_round(table[o], rounded);
         EACH (o, w_rows)
             table[o] = q4_finish(table[o], form);
         EACH (s, steps) {
-            const size_t at = c * Q4_CHUNK + (size_t)s * step;
+            const size_t at = c * (Q4_CHUNK / 2) + (size_t)(s * (Q4_CHUNK / 2 / steps));
             __m512 wv[Q4_W];
             EACH (o, w_rows)
-                wv[o] = q4_weights(q, table[o], codes[o] + at / 2, form);
+                wv[o] = q4_weights(q, table[o], Q4_ROW(codes, o, w_rows, at, cols / 2), form);
             EACH (r, rows) {
-                __m512 xv = _mm512_loadu_ps(x + (size_t)r * stride + at / step * STEP_BYTES);
+                __m512 xv = _mm512_loadu_ps(x + (size_t)r * stride + s * STEP_BYTES);
                 EACH (o, w_rows)
                     l->at[r][o] = multiply_add(form == Q4_DOT ? KIND_BF16_DOT : KIND_F32, xv, wv[o],
                                                l->at[r][o], true, 0);
@@ -211,17 +244,13 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
 INLINE void q4_rows(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
                     const int w_rows, size_t g, const enum q4_form form)
 {
-    const size_t cols = (size_t)m->w->cols, w_first = g * MATMUL_W, chunks = cols / Q4_CHUNK;
-    const size_t w_left = (size_t)m->w->rows - w_first;
-    struct q4_tile t = {.m = m,
-                        .row = row,
-                        .ahead = (const char *)q->codes + (w_first + (size_t)w_rows) * cols / 2};
+    const size_t w_first = g * MATMUL_W, w_left = (size_t)m->w->rows - w_first;
+    const size_t chunks = (size_t)m->w->cols / Q4_CHUNK;
+    const struct q4_tile t = q4_tile_of(m, q, row, w_rows, w_first);
     struct q4_lanes l;
     EACH (r, rows)
         EACH (o, w_rows)
             l.at[r][o] = _mm512_setzero_ps();
-    EACH (o, w_rows)
-        t.w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
     for (size_t c = 0; c < chunks; c += Q4_RUN)
         q4_run(&l, &t, q, rows, w_rows, c, chunks - c < Q4_RUN ? chunks - c : Q4_RUN, form);
     for (int first = 0; first < w_rows && (size_t)first < w_left; first += MATMUL_W) {
@@ -239,7 +268,7 @@ INLINE void q4_groups(const struct matmul *m, size_t begin, size_t end, const en
     const struct q4 q = q4_of(m->w, form);
     const size_t n = (size_t)m->n;
     size_t g = begin;
-    for (; n <= Q4_FEW && g + 2 <= end; g += 2) {
+    for (; n <= Q4_FEW && g + 2 <= end && g * MATMUL_W + Q4_W <= (size_t)m->w->rows; g += 2) {
         if (n == 1)
             q4_rows(m, &q, 0, 1, Q4_W, g, form);
         else
