@@ -51,9 +51,8 @@ typedef unsigned long size_t;
 #define LAUNCH(kernel, grid, block, shared, stream, ...) \
     kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__)
 #if !defined(__CUDACC_RTC__)
-static inline cudaLaunchConfig_t launch_config(cudaLaunchAttribute *attribute, bool early,
-                                               dim3 grid, dim3 block, size_t shared,
-                                               cudaStream_t stream)
+static inline cudaLaunchConfig_t early_config(cudaLaunchAttribute *attribute, dim3 grid, dim3 block,
+                                              size_t shared, cudaStream_t stream)
 {
     cudaLaunchConfig_t config = {};
     *attribute = {};
@@ -64,15 +63,18 @@ static inline cudaLaunchConfig_t launch_config(cudaLaunchAttribute *attribute, b
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     config.attrs = attribute;
-    config.numAttrs = early ? 1 : 0;
+    config.numAttrs = 1;
     return config;
 }
-#define LAUNCH_EARLY(early, kernel, grid, block, shared, stream, ...)       \
-    do {                                                                    \
-        cudaLaunchAttribute attribute_;                                     \
-        cudaLaunchConfig_t config_ =                                        \
-            launch_config(&attribute_, early, grid, block, shared, stream); \
-        cudaLaunchKernelEx(&config_, kernel, __VA_ARGS__);                  \
+/* The usual launch else: drivers of before CUDA 11.8 know no other. */
+#define LAUNCH_EARLY(early, kernel, grid, block, shared, stream, ...)                        \
+    do {                                                                                     \
+        cudaLaunchAttribute attribute_;                                                      \
+        cudaLaunchConfig_t config_ = early_config(&attribute_, grid, block, shared, stream); \
+        if (early)                                                                           \
+            cudaLaunchKernelEx(&config_, kernel, __VA_ARGS__);                               \
+        else                                                                                 \
+            LAUNCH(kernel, grid, block, shared, stream, __VA_ARGS__);                        \
     } while (0)
 #endif
 #endif
