@@ -111,6 +111,19 @@ static void cross_layer(struct mll_engine *e, const struct dec_scratch *s, struc
     *p = (struct dec_pending){n, &w->mlp_gate, b->mlp_scale};
 }
 
+/* Has the layer's weights where ops can read them, and asks for those that will be used next. */
+static void use_layer(struct mll_engine *e, const struct batch *b, int layer)
+{
+    const struct cfg_text *t = &e->cfg.text;
+    int next = 0;
+    for (int i = 1; i <= t->layers && next == 0; i++) {
+        int after = (layer + i) % t->layers;
+        if (!t->is_cross[after] || b->n_cross > 0)
+            next = eng_group(e, after);
+    }
+    exec_use_group(e->exec, eng_group(e, layer), next);
+}
+
 static void trace_hidden(struct mll_engine *e, const struct dec_scratch *s, struct dec_pending *p,
                          int layer, int n)
 {
@@ -190,6 +203,8 @@ enum mll_status decoder_run(struct mll_engine *engine, const struct batch *batch
     struct dec_pending pending = {0};
     for (int i = 0; i < t->layers && status == MLL_OK; i++) {
         exec_label(ex, "decoder", i);
+        if (eng_group(engine, i) > 0 && (!t->is_cross[i] || batch->n_cross > 0))
+            use_layer(engine, batch, i);
         if (t->is_cross[i])
             cross_layer(engine, &s, &pending, i, batch);
         else

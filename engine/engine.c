@@ -125,16 +125,30 @@ static void log_line(const struct mll_engine *e, const char *fmt, ...)
 static enum mll_status open_weights(struct mll_engine *e, struct mll_error *err)
 {
     struct timespec start, end;
+    struct weights_move move = {e->quant, e->options.threads, e->plan.n_streamed};
     uint64_t underflows;
     size_t bytes;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    MLL_TRY(weights_to_device(e->weights, &e->cfg, e->exec, &bytes, &underflows, err));
+    MLL_TRY(weights_to_device(e->weights, &e->cfg, e->exec, &move, &bytes, &underflows, err));
     clock_gettime(CLOCK_MONOTONIC, &end);
     double s = (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
-    if (bytes > 0)
-        log_line(e, "%.2f GB of weights copied in %.2f s (%.2f GB/s); %llu underflows in fp16",
-                 (double)bytes * 1e-9, s, (double)bytes * 1e-9 / s, (unsigned long long)underflows);
+    log_line(e, "%.2f GB of weights copied in %.2f s (%.2f GB/s); %llu underflows in fp16",
+             (double)bytes * 1e-9, s, (double)bytes * 1e-9 / s, (unsigned long long)underflows);
+    if (move.n_streamed > 0)
+        log_line(e,
+                 "%d of %d decoder layers, %.2f GB, stay in host memory and are copied to the "
+                 "GPU once a step, without graphs",
+                 move.n_streamed, e->cfg.text.layers, (double)e->plan.streamed * 1e-9);
     return MLL_OK;
+}
+
+/* Plain weights of the CPU stay mapped, or are quantised in memory. */
+static enum mll_status open_on_cpu(struct mll_engine *e, struct mll_error *err)
+{
+    MLL_TRY(quantise_weights(e->weights, &e->cfg, e->quant, e->options.threads, err));
+    if (e->options.reference != MLL_REFERENCE_META)
+        weights_round_q4(e->weights);
+    return exec_reserve(e->exec, e->plan.arena, err);
 }
 
 /* The device: its exec, an arena of the size that the stages and its ops say they need, weights. */
@@ -142,24 +156,29 @@ static enum mll_status open_exec(struct mll_engine *e, struct mll_error *err)
 {
     MLL_TRY(plan_open_exec(&e->exec, &e->options, &e->why_cpu, err));
     MLL_TRY(plan_memory(&e->plan, &e->cfg, &e->options, e->exec, err));
+    if (exec_memory(e->exec) == 0)
+        return open_on_cpu(e, err);
+    size_t least;
+    uint64_t budget = plan_budget(&e->options, e->exec);
+    if (!plan_streaming(&e->plan, &least, e->weights, &e->cfg, e->quant, budget))
+        return mll_fail(
+            err, MLL_ERR_NO_MEMORY,
+            "out of memory on the GPU: %zu bytes (%.2f GiB) are needed with all decoder "
+            "layers in host memory, %llu are free or allowed",
+            least, (double)least / 0x1p30, (unsigned long long)budget);
     MLL_TRY(exec_reserve(e->exec, e->plan.arena, err));
     return open_weights(e, err);
 }
 
-/* Made-up weights, or the files', quantised where the options say so. */
+/* Made-up weights in the form that the options name, or the files' as they are. */
 static enum mll_status load_weights(struct mll_engine *e, struct mll_error *err)
 {
     const struct mll_options *o = &e->options;
-    enum quantise_type type;
-    MLL_TRY(quantise_type_of(&type, o->quant, err));
+    MLL_TRY(quantise_type_of(&e->quant, o->quant, err));
     bool gpu = (o->device == NULL || strcmp(o->device, "cpu") != 0) && exec_cuda_devices() > 0;
     if (o->synthetic != NULL)
         return synthetic_weights(&e->weights, &e->cfg, o->quant, gpu, err);
-    MLL_TRY(weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err));
-    MLL_TRY(quantise_weights(e->weights, &e->cfg, type, o->threads, err));
-    if (o->reference != MLL_REFERENCE_META)
-        weights_round_q4(e->weights);
-    return MLL_OK;
+    return weights_load(&e->weights, &e->cfg, e->path, o->no_mmap, err);
 }
 
 /* Device auto: a model that the GPU cannot take runs on the CPU. */
@@ -325,6 +344,8 @@ void mll_engine_info(const struct mll_engine *engine, struct mll_info *info)
         .weight_bytes = weight_bytes(engine, &parameters),
         .kv_bytes = engine->plan.text_kv + engine->plan.image_kv,
         .scratch_bytes = engine->plan.arena - engine->plan.text_kv - engine->plan.image_kv,
+        .streamed_bytes = engine->plan.streamed,
+        .n_streamed = (uint64_t)engine->plan.n_streamed,
     };
     info->parameters = parameters;
     for (int i = 0; i < cfg->generation.n_eos; i++)

@@ -31,6 +31,10 @@ struct memory_plan {
     size_t fixed;                  /* pools, tables, frequencies, sampling: the arena's bottom */
     size_t vision, text;           /* what the stages stack above it */
     size_t arena;                  /* fixed + the larger of the two */
+    /* on a GPU */
+    size_t weights;  /* on the device, room for the streamed ones included */
+    int n_streamed;  /* the last decoder layers, whose matrices stay on the host */
+    size_t streamed; /* bytes of those */
 };
 
 /* Blocks of one kind of pool (text or image), free ones on a stack. The same block number stands
@@ -60,6 +64,7 @@ struct mll_engine {
     char *path;
     struct cfg cfg;
     struct mll_options options;
+    enum quantise_type quant; /* what plain weights become when they reach their device */
     struct memory_plan plan;
     struct weights *weights;
     struct bpe *bpe;       /* NULL where the directory has no tokenizer */
@@ -133,6 +138,13 @@ float eng_rope_frequency(const struct cfg_text *t, int i);
 enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
                             const struct mll_options *options, const struct mll_exec *ex,
                             struct mll_error *err);
+/* Fills the plan's members for a GPU: as few layers as will do are streamed where weights and arena
+ * would take more than budget. *least: what they take then, or where nothing helps (false) with all
+ * layers streamed. */
+bool plan_streaming(struct memory_plan *plan, size_t *least, struct weights *weights,
+                    const struct cfg *cfg, enum quantise_type quant, uint64_t budget);
+/* What weights and arena may take of a GPU's memory. */
+uint64_t plan_budget(const struct mll_options *options, struct mll_exec *ex);
 /* Opens an exec for the options, without scratch. Where device auto finds no usable GPU it is the
  * CPU's, and why_cpu (NULL allowed) tells why not the GPU's. */
 enum mll_status plan_open_exec(struct mll_exec **ex, const struct mll_options *options,
@@ -217,6 +229,13 @@ enum mll_status eng_check_fault(struct mll_engine *engine, const char *stage,
 static inline size_t arena_floats(size_t rows, size_t width)
 {
     return (rows * width * sizeof(float) + 63) / 64 * 64;
+}
+
+/* The group that a decoder layer's weights are streamed in (exec_use_group); 0: none. */
+static inline int eng_group(const struct mll_engine *engine, int layer)
+{
+    int first = engine->cfg.text.layers - engine->plan.n_streamed;
+    return layer < first ? 0 : layer - first + 1;
 }
 
 static inline bool eng_tracing(const struct mll_engine *engine)

@@ -60,6 +60,9 @@ struct mll_options {
                         * a processor's id without a logit row ends the process */
     bool no_mmap;      /* read the weights into memory instead of mapping the files */
     const char *isa;   /* CPU, for tests: "c", "avx2", "avx512" */
+    uint64_t max_memory; /* GPU: bytes of its memory to use; 0: what is free. Decoder layers that do
+                          * not fit stay in host memory and are copied each time they are used */
+    uint64_t gpu_memory; /* mll_plan: plan for a GPU of so many bytes, which need not be here */
     void (*log)(void *user, const char *line); /* NULL: silent */
     void *log_user;
 };
@@ -81,6 +84,8 @@ struct mll_info {
     int eos[16];
     uint64_t parameters;
     uint64_t weight_bytes, kv_bytes, scratch_bytes; /* as mll_plan counts them */
+    uint64_t streamed_bytes; /* of weights that stay in host memory, of n_streamed decoder layers */
+    uint64_t n_streamed;
 };
 MLL_API void mll_engine_info(const struct mll_engine *engine, struct mll_info *info);
 MLL_API const char *mll_version(void);
@@ -237,17 +242,22 @@ MLL_API enum mll_status mll_check(const char *dir, bool deep, mll_finding_fn *re
                                   struct mll_error *err);
 
 /* Bytes that a model needs with the given options, before opening it: what is resident once a
- * session has taken its context, max_images images (0: one) and every weight was used. Tables that
- * are looked up (embed_tokens, tile positions) count in weights in full, in total, where the files
- * are mapped, with the part that a request touches. */
+ * session has taken its context, max_images images (0: one; on a GPU 4) and every weight was used.
+ * Tables that are looked up (embed_tokens, tile positions) count in weights in full, in total,
+ * where the files are mapped, with the part that a request touches. */
 struct mll_memory {
-    uint64_t weights;  /* mapped, as stored; on a GPU: as they lie there */
-    uint64_t kv;       /* text, ctx_size tokens, all sessions */
-    uint64_t cross_kv; /* max_images images, all tiles */
-    uint64_t scratch;  /* what the stages take from the arena */
-    uint64_t other;    /* code, libraries, tokenizer */
-    uint64_t total;    /* predicted resident bytes; on a GPU: of its memory */
-    uint64_t device;   /* memory of the GPU that would be used; 0: the CPU is */
+    uint64_t weights;    /* mapped, as stored; on a GPU: as they lie there */
+    uint64_t kv;         /* text, ctx_size tokens, all sessions */
+    uint64_t cross_kv;   /* max_images images, all tiles */
+    uint64_t scratch;    /* what the stages take from the arena */
+    uint64_t other;      /* code, libraries, tokenizer */
+    uint64_t total;      /* predicted resident bytes; on a GPU: of its memory */
+    uint64_t device;     /* memory of the GPU that would be used; 0: the CPU is */
+    uint64_t available;  /* of it, now, for total */
+    uint64_t streamed;   /* weights that it has no room for: in host memory, copied once a step */
+    uint64_t n_streamed; /* decoder layers of those */
+    uint64_t half; /* total of each of two GPUs that shared the model's matrices and KV heads, which
+                    * this version does not do */
 };
 MLL_API enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                                  struct mll_error *err);

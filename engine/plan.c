@@ -224,6 +224,44 @@ enum mll_status plan_memory(struct memory_plan *plan, const struct cfg *cfg,
     return MLL_OK;
 }
 
+/* ---- weights on a GPU ------------------------------------------------------------------------ */
+
+/* What loading takes for a while, and what a driver takes for kernels. */
+enum { DEVICE_SPARE = 96 << 20 };
+/* What a driver takes for a context; measured on no card of ours, reported for V100 to H200. */
+enum { CONTEXT_BYTES = 512 << 20 };
+
+uint64_t plan_budget(const struct mll_options *options, struct mll_exec *ex)
+{
+    uint64_t left = options->gpu_memory > 0 ? options->gpu_memory : exec_memory_free(ex);
+    uint64_t spare = DEVICE_SPARE + (options->gpu_memory > 0 ? (uint64_t)CONTEXT_BYTES : 0);
+    left = left > spare ? left - spare : 0;
+    return options->max_memory > 0 && options->max_memory < left ? options->max_memory : left;
+}
+
+bool plan_streaming(struct memory_plan *plan, size_t *least, struct weights *weights,
+                    const struct cfg *cfg, enum quantise_type quant, uint64_t budget)
+{
+    size_t layer[CFG_MAX_LAYERS], largest = 0;
+    int n = cfg->text.layers;
+    struct weights_move all = {.quant = quant, .n_streamed = n};
+    size_t resident = weights_device_bytes(layer, weights, cfg, &all);
+    for (int i = 0; i < n; i++)
+        resident += layer[i];
+    plan->weights = resident;
+    plan->streamed = 0;
+    plan->n_streamed = 0;
+    *least = resident + plan->arena;
+    while (*least > budget && plan->n_streamed < n) {
+        size_t bytes = layer[n - ++plan->n_streamed];
+        largest = bytes > largest ? bytes : largest;
+        plan->streamed += bytes;
+        plan->weights = resident - plan->streamed + 2 * largest;
+        *least = plan->weights + plan->arena;
+    }
+    return *least <= budget;
+}
+
 /* Memory beside model and arena, measured: code, libraries and thread stacks; the tokenizer, an
  * entry of its vocabulary. */
 enum { PROCESS_BYTES = 3840 << 10, TOKENIZER_ENTRY_BYTES = 176 };
@@ -267,17 +305,6 @@ static size_t all_weights(struct weights *weights, const struct cfg *cfg)
     return sum;
 }
 
-/* The same as they will lie on a GPU; 0 on the CPU, where they stay as they are. */
-static size_t device_weights(struct weights *weights, const struct cfg *cfg,
-                             const struct mll_exec *ex)
-{
-    struct weights_entry entry = {0};
-    size_t sum = 0;
-    while (weights_next(&entry, cfg))
-        sum += exec_weight_bytes(ex, weights_field(weights, &entry), entry.use);
-    return sum;
-}
-
 /* The larger of two moments: the tower at work, and the decoder once it has met every weight. A
  * large scratch of the tower is given back in between (exec_trim). */
 static size_t peak_bytes(struct weights *weights, const struct cfg *cfg,
@@ -308,6 +335,52 @@ static enum mll_status plan_weights(struct weights **weights, struct cfg *cfg,
     return MLL_OK;
 }
 
+/* Of two GPUs that split the matrices as the weight table says. */
+static size_t half_weights(struct weights *weights, const struct cfg *cfg)
+{
+    struct weights_entry e = {0};
+    size_t sum = 0;
+    while (weights_next(&e, cfg)) {
+        size_t bytes = exec_gpu_weight_bytes(weights_field(weights, &e), e.use);
+        sum += e.split == WEIGHTS_SPLIT_NONE ? bytes : bytes / 2;
+    }
+    return sum;
+}
+
+/* A GPU's part: everything there where it has room, else with layers streamed, else what is
+ * missing. */
+static void fill_device(struct mll_memory *memory, struct memory_plan *plan,
+                        struct weights *weights, const struct cfg *cfg, struct mll_exec *ex,
+                        const struct mll_options *options)
+{
+    size_t least;
+    memory->available = plan_budget(options, ex);
+    plan_streaming(plan, &least, weights, cfg, QUANTISE_NONE, memory->available);
+    memory->weights = plan->weights;
+    memory->streamed = plan->streamed;
+    memory->n_streamed = (uint64_t)plan->n_streamed;
+    memory->total = least;
+    memory->half = plan->arena - (plan->text_kv + plan->image_kv) / 2 + half_weights(weights, cfg);
+}
+
+static void fill_host(struct mll_memory *memory, const struct memory_plan *plan,
+                      struct weights *weights, const struct cfg *cfg, bool mapped)
+{
+    memory->weights = all_weights(weights, cfg);
+    memory->total = peak_bytes(weights, cfg, plan, mapped) + memory->other;
+}
+
+/* The CPU's exec with the sizes that a GPU's would have; scratch of kernels differs by some
+ * megabytes. */
+static void as_on_a_gpu(struct mll_options *options)
+{
+    options->device = "cpu";
+    options->kv_type = "f16";
+    options->compute_bf16 = false;
+    if (options->prefill_chunk == 0)
+        options->prefill_chunk = DEFAULT_CHUNK_GPU;
+}
+
 enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *memory,
                          struct mll_error *err)
 {
@@ -318,25 +391,28 @@ enum mll_status mll_plan(const struct mll_options *options, struct mll_memory *m
     struct mll_options one = *options;
     char *path;
     *memory = (struct mll_memory){0};
-    if (one.max_images == 0)
-        one.max_images = 1;
+    if (one.gpu_memory > 0)
+        as_on_a_gpu(&one);
     MLL_TRY(eng_resolve(&path, options->synthetic ? options->synthetic : options->model, err));
     enum mll_status status = plan_weights(&weights, &cfg, options, path, err);
     if (status == MLL_OK)
         status = plan_open_exec(&ex, &one, NULL, err);
-    if (status == MLL_OK)
-        status = plan_memory(&plan, &cfg, &one, ex, err);
     if (status == MLL_OK) {
-        size_t on_device = device_weights(weights, &cfg, ex);
-        bool mapped = options->synthetic == NULL && !options->no_mmap;
-        memory->weights = on_device > 0 ? on_device : all_weights(weights, &cfg);
+        memory->device = one.gpu_memory > 0 ? one.gpu_memory : exec_memory(ex);
+        if (memory->device == 0 && one.max_images == 0)
+            one.max_images = 1; /* memory of more becomes resident when they come */
+        status = plan_memory(&plan, &cfg, &one, ex, err);
+    }
+    if (status == MLL_OK) {
         memory->kv = plan.text_kv;
         memory->cross_kv = plan.image_kv;
         memory->scratch = plan.arena - plan.text_kv - plan.image_kv;
         memory->other = PROCESS_BYTES + TOKENIZER_ENTRY_BYTES * (size_t)cfg.text.vocab_size;
-        memory->total = on_device > 0 ? on_device + plan.arena
-                                      : peak_bytes(weights, &cfg, &plan, mapped) + memory->other;
-        memory->device = on_device > 0 ? exec_memory(ex) : 0;
+        if (memory->device > 0)
+            fill_device(memory, &plan, weights, &cfg, ex, &one);
+        else
+            fill_host(memory, &plan, weights, &cfg,
+                      options->synthetic == NULL && !options->no_mmap);
     }
     exec_close(ex);
     weights_free(weights);

@@ -15,8 +15,6 @@
 
 #define QUANTISE_BLOCK 64
 
-enum quantise_type { QUANTISE_NONE = 0, QUANTISE_NF4, QUANTISE_NF4_DOUBLE, QUANTISE_INT8 };
-
 /* "nf4", "nf4-dq", "int8"; NULL: none. MLL_ERR_BAD_OPTION for any other. */
 enum mll_status quantise_type_of(enum quantise_type *type, const char *name, struct mll_error *err);
 /* Whether an entry is quantised where the modules that match a pattern of skip are not: a pattern
@@ -46,6 +44,11 @@ enum mll_status quantise_weights(struct weights *weights, const struct cfg *cfg,
                                  enum quantise_type type, int threads, struct mll_error *err);
 /* What weights_mat_bytes would say of a plain m in that type. */
 size_t quantise_bytes(const struct mat *m, enum quantise_type type);
+/* Whether --quant of that type would change m, the weight of entry. */
+bool quantise_changes(const struct weights_entry *entry, const struct mat *m,
+                      enum quantise_type type);
+/* m with what describes it in that type; its data stays. */
+struct mat quantise_described(const struct mat *m, enum quantise_type type);
 /* Makes the selected mats describe what they would be, their data as it is: to plan by. */
 void quantise_describe(struct weights *weights, const struct cfg *cfg, enum quantise_type type);
 

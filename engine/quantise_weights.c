@@ -119,9 +119,9 @@ enum mll_status quantise_weights(struct weights *weights, const struct cfg *cfg,
                                  enum quantise_type type, int threads, struct mll_error *err)
 {
     struct weights_entry e = {0};
-    while (type != QUANTISE_NONE && weights_next(&e, cfg)) {
+    while (weights_next(&e, cfg)) {
         struct mat *m = weights_field(weights, &e);
-        if (!quantise_selects(&e, NULL, 0) || !is_plain(m))
+        if (!quantise_changes(&e, m, type))
             continue;
         MLL_TRY(quantise_mat(weights, m, e.name, type, threads, err));
         const struct st_tensor *t = weights->ckpt ? weights_find(&e, weights->ckpt) : NULL;
@@ -131,30 +131,41 @@ enum mll_status quantise_weights(struct weights *weights, const struct cfg *cfg,
     return MLL_OK;
 }
 
-static void describe(struct mat *m, enum quantise_type type)
+bool quantise_changes(const struct weights_entry *entry, const struct mat *m,
+                      enum quantise_type type)
+{
+    return type != QUANTISE_NONE && quantise_selects(entry, NULL, 0) && is_plain(m);
+}
+
+struct mat quantise_described(const struct mat *m, enum quantise_type type)
 {
     static const float one = 1;
     static const uint8_t code = 0;
     static const struct mat_blocks plain = {.absmax = &one, .block = QUANTISE_BLOCK};
     static const struct mat_blocks nested = {.codes = &code, .block = QUANTISE_BLOCK};
-    m->dtype = type == QUANTISE_INT8 ? MLL_DTYPE_I8 : MLL_DTYPE_Q4;
-    m->scale = type == QUANTISE_INT8 ? &one : NULL;
-    m->blocks = type == QUANTISE_INT8 ? NULL : type == QUANTISE_NF4 ? &plain : &nested;
+    bool eight = type == QUANTISE_INT8;
+    return (struct mat){.data = m->data,
+                        .scale = eight ? &one : NULL,
+                        .blocks = eight                  ? NULL
+                                  : type == QUANTISE_NF4 ? &plain
+                                                         : &nested,
+                        .dtype = eight ? MLL_DTYPE_I8 : MLL_DTYPE_Q4,
+                        .rows = m->rows,
+                        .cols = m->cols};
 }
 
 size_t quantise_bytes(const struct mat *m, enum quantise_type type)
 {
-    struct mat copy = *m;
-    describe(&copy, type);
-    return weights_mat_bytes(&copy);
+    struct mat described = quantise_described(m, type);
+    return weights_mat_bytes(&described);
 }
 
 void quantise_describe(struct weights *weights, const struct cfg *cfg, enum quantise_type type)
 {
     struct weights_entry e = {0};
-    while (type != QUANTISE_NONE && weights_next(&e, cfg)) {
+    while (weights_next(&e, cfg)) {
         struct mat *m = weights_field(weights, &e);
-        if (quantise_selects(&e, NULL, 0) && is_plain(m))
-            describe(m, type);
+        if (quantise_changes(&e, m, type))
+            *m = quantise_described(m, type);
     }
 }

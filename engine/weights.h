@@ -16,6 +16,9 @@
 struct ckpt;
 struct st_tensor;
 
+/* What plain weights become: quantise.h. */
+enum quantise_type { QUANTISE_NONE = 0, QUANTISE_NF4, QUANTISE_NF4_DOUBLE, QUANTISE_INT8 };
+
 /* transformer.layers.N. or global_transformer.layers.N. of the vision tower; D its hidden size */
 struct vision_layer {
     struct mat ln1_w, ln1_b; /* (1, D) input_layernorm.{weight,bias} */
@@ -100,11 +103,22 @@ enum mll_status weights_alloc(struct weights **weights, const struct cfg *cfg, e
 void weights_round_q4(struct weights *weights);
 /* MLL_ERR_FILE_CHANGED where a mapped file no longer has its size: reading on would be a SIGBUS. */
 enum mll_status weights_check_files(const struct weights *weights, struct mll_error *err);
-/* Makes all weights readable by an exec's ops (exec_load_weight). Where that copied them the files
- * are closed and every mat describes the device's copy, *bytes of it; else *bytes is 0. */
+/* How weights go onto a GPU: plain ones quantised on the way, each given back before the next (by
+ * threads; 0: all cores); the matrices of the last n_streamed decoder layers into groups of
+ * exec_begin_groups, layer layers - n_streamed into group 1. The k and v of cross layers, which
+ * only images need, are on the device always. */
+struct weights_move {
+    enum quantise_type quant;
+    int threads, n_streamed;
+};
+/* Makes all weights readable by the ops of a GPU's exec (exec_load_weight): the files are closed,
+ * every mat describes the device's copy. *bytes: that were copied. */
 enum mll_status weights_to_device(struct weights *weights, const struct cfg *cfg,
-                                  struct mll_exec *ex, size_t *bytes, uint64_t *underflows,
-                                  struct mll_error *err);
+                                  struct mll_exec *ex, const struct weights_move *move,
+                                  size_t *bytes, uint64_t *underflows, struct mll_error *err);
+/* The bytes on a GPU without the groups, whose own go to groups (n_streamed). */
+size_t weights_device_bytes(size_t *groups, struct weights *weights, const struct cfg *cfg,
+                            const struct weights_move *move);
 /* Gives back the host memory behind the weights, files included. */
 void weights_release(struct weights *weights);
 void weights_free(struct weights *weights); /* NULL allowed; unmaps the files */

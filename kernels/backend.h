@@ -91,6 +91,9 @@ struct op_table {
                                    struct mll_error *err);
     enum mll_status (*end_weights)(struct mll_exec *ex, uint64_t *underflows,
                                    struct mll_error *err);
+    enum mll_status (*begin_groups)(struct mll_exec *ex, int n, const size_t *bytes,
+                                    struct mll_error *err);
+    void (*use_group)(struct mll_exec *ex, int group, int next);
 };
 
 #define X(op, ...)                                   \
@@ -123,6 +126,7 @@ struct mll_exec {
     } operands[EXEC_OPERANDS];
     int n_operands;
     size_t memory;     /* of the device, in bytes; the CPU's exec has 0 */
+    int group;         /* that weights are loaded into; 0: none */
     const char *stage; /* the label */
     int layer;
     char describe[96];
@@ -148,7 +152,8 @@ extern const struct op_table op_table_cpu, op_table_cuda;
     .alloc_host = alloc_host_##backend, .send = send_##backend, .fetch = fetch_##backend, \
     .repeat = repeat_##backend, .weight_bytes = weight_bytes_##backend,                   \
     .begin_weights = begin_weights_##backend, .load_weight = load_weight_##backend,       \
-    .end_weights = end_weights_##backend, .memory_free = memory_free_##backend
+    .end_weights = end_weights_##backend, .begin_groups = begin_groups_##backend,         \
+    .use_group = use_group_##backend, .memory_free = memory_free_##backend
 #define EXEC_DECLARE(backend)                                                                      \
     void close_##backend(struct mll_exec *ex);                                                     \
     void trim_##backend(struct mll_exec *ex);                                                      \
@@ -172,7 +177,10 @@ extern const struct op_table op_table_cpu, op_table_cuda;
     enum mll_status load_weight_##backend(struct mll_exec *ex, struct mat *m, enum weight_use use, \
                                           struct mll_error *err);                                  \
     enum mll_status end_weights_##backend(struct mll_exec *ex, uint64_t *underflows,               \
-                                          struct mll_error *err)
+                                          struct mll_error *err);                                  \
+    enum mll_status begin_groups_##backend(struct mll_exec *ex, int n, const size_t *bytes,        \
+                                           struct mll_error *err);                                 \
+    void use_group_##backend(struct mll_exec *ex, int group, int next)
 EXEC_DECLARE(cpu);
 EXEC_DECLARE(cuda);
 

@@ -1,5 +1,6 @@
 /* exec.c - the CPU exec: instruction sets, the arena, the fault record.  See ops.h, backend.h. */
 #include "backend.h"
+#include "weight_bytes.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -212,9 +213,26 @@ enum mll_status end_weights_cpu(struct mll_exec *ex, uint64_t *underflows, struc
     return MLL_OK;
 }
 
+enum mll_status begin_groups_cpu(struct mll_exec *ex, int n, const size_t *bytes,
+                                 struct mll_error *err)
+{
+    (void)ex, (void)n, (void)bytes, (void)err;
+    return MLL_OK;
+}
+
+void use_group_cpu(struct mll_exec *ex, int group, int next)
+{
+    (void)ex, (void)group, (void)next;
+}
+
 size_t exec_weight_bytes(const struct mll_exec *ex, const struct mat *m, enum weight_use use)
 {
     return ex->ops->weight_bytes(ex, m, use);
+}
+
+size_t exec_gpu_weight_bytes(const struct mat *m, enum weight_use use)
+{
+    return weight_gpu_bytes(m, use);
 }
 
 enum mll_status exec_begin_weights(struct mll_exec *ex, size_t bytes, struct mll_error *err)
@@ -231,6 +249,23 @@ enum mll_status exec_load_weight(struct mll_exec *ex, struct mat *m, enum weight
 enum mll_status exec_end_weights(struct mll_exec *ex, uint64_t *underflows, struct mll_error *err)
 {
     return ex->ops->end_weights(ex, underflows, err);
+}
+
+enum mll_status exec_begin_groups(struct mll_exec *ex, int n, const size_t *bytes,
+                                  struct mll_error *err)
+{
+    return ex->ops->begin_groups(ex, n, bytes, err);
+}
+
+void exec_set_group(struct mll_exec *ex, int group)
+{
+    ex->group = group;
+}
+
+void exec_use_group(struct mll_exec *ex, int group, int next)
+{
+    if (group > 0)
+        ex->ops->use_group(ex, group, next);
 }
 
 /* ---- what it is ------------------------------------------------------------------------------ */

@@ -191,6 +191,7 @@ void close_cuda(struct mll_exec *ex)
     if (e->stream != NULL)
         cudaStreamSynchronize(e->stream);
     graphs_close(e);
+    groups_close(e);
     weights_close(e);
     matmul_fast_close(e);
     for (int i = 0; i < e->base.n_host; i++)

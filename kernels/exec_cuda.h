@@ -8,6 +8,7 @@
 
 #include "operand.cuh"
 #include "backend.h"
+#include "weight_bytes.h"
 
 enum { FAULT_SITES = 64, EXEC_GRAPHS = 16, GRAPH_KEY = 64, EXEC_TICKETS = 4096 };
 
@@ -26,6 +27,7 @@ struct exec_graph {
 };
 
 struct weight_loader; /* load_weights.cu */
+struct weight_groups; /* weight_groups.cu */
 struct matmul_fast;   /* matmul_fast.cu */
 
 struct exec_cuda {
@@ -46,10 +48,11 @@ struct exec_cuda {
     char error_where[96];
     struct exec_graph graphs[EXEC_GRAPHS];
     unsigned long graph_clock;
-    bool no_graphs; /* the driver cannot */
+    bool no_graphs; /* the driver cannot, or weights are streamed */
     bool early;     /* kernels of a decoded token may begin early: device.cuh, wait_for_previous */
     struct weight_loader *loader;
-    struct weight_slab *slabs; /* device memory of weights, and what describes it */
+    struct weight_groups *groups; /* NULL: all weights are on the device */
+    struct weight_slab *slabs;    /* device memory of weights, and what describes it */
     struct device_blocks *blocks;
     struct matmul_fast *fast; /* cuBLASLt, NULL without options.fast */
 };
@@ -79,18 +82,18 @@ void wait_for_device(struct exec_cuda *e);
 enum mll_status device_out_of_memory(struct mll_error *err, const char *what, size_t bytes);
 void graphs_close(struct exec_cuda *e);
 void weights_close(struct exec_cuda *e);
+void groups_close(struct exec_cuda *e);
+/* While weights of a group are loaded: bytes of its place on the device; how many are taken; those
+ * from `from` on, which the device has written or will have, to their place on the host. */
+unsigned char *groups_take(struct exec_cuda *e, size_t bytes);
+size_t groups_used(const struct exec_cuda *e);
+void groups_keep(struct exec_cuda *e, size_t from);
 enum mll_status matmul_fast_open(struct exec_cuda *e, struct mll_error *err);
 void matmul_fast_close(struct exec_cuda *e);
 /* What a kernel needs to check an index of op against bound. */
 struct bounds bounds_of(struct mll_exec *ex, enum mll_op op, int64_t bound);
 
 /* ---- half_rows.cu ---------------------------------------------------------------------------- */
-
-/* Elements between two half rows: whole 128-byte lines, so that no kernel checks columns. */
-static inline int half_stride(int cols)
-{
-    return (cols + 63) / 64 * 64;
-}
 
 /* rows (n, half_stride(cols)) and scale (n) of n weight rows of dtype F32, F16 or BF16, aligned for
  * it; *underflows (device memory, may be NULL) grows by how many other elements became zero. */

@@ -6,9 +6,7 @@
  * have a stream of their own; events order the three. Host memory: the pinned buffers, whatever the
  * model's size. Device memory: one slab for all weights, taken at the beginning, and until the end
  * two buffers of rows as they were stored.
- *
- * A matrix lies as (rows, half_stride(cols)) fp16 and (rows) scales; everything else as it was,
- * vectors in float32. Every part begins at a multiple of WEIGHT_ALIGN bytes. */
+ * How weights lie there: weight_bytes.h. */
 #ifndef __CUDACC_RTC__
 #include "exec_cuda.h"
 
@@ -18,8 +16,9 @@
 #include "half.h"
 #include "par.h"
 #include "quant_cuda.h"
+#include "weight_bytes.h"
 
-enum { WEIGHT_ALIGN = 256, PINNED = 4, STORED = 2 };
+enum { PINNED = 4, STORED = 2 };
 #define CHUNK_MOST  ((size_t)16 << 20)
 #define CHUNK_LEAST ((size_t)1 << 16)
 
@@ -43,58 +42,10 @@ struct weight_loader {
     struct par *par;                /* fills the buffers */
 };
 
-static size_t aligned(size_t bytes)
-{
-    return (bytes + WEIGHT_ALIGN - 1) / WEIGHT_ALIGN * WEIGHT_ALIGN;
-}
-
-static size_t count(const struct mat *m)
-{
-    return (size_t)m->rows * (size_t)m->cols;
-}
-
-static size_t element_bytes(enum mll_dtype dtype)
-{
-    return dtype == MLL_DTYPE_F32 ? 4 : 2;
-}
-
-/* ---- sizes ----------------------------------------------------------------------------------- */
-
-static size_t n_blocks(const struct mat *m)
-{
-    size_t block = (size_t)m->blocks->block;
-    return (count(m) + block - 1) / block;
-}
-
-static size_t nested_blocks(size_t n)
-{
-    return (n + MLL_NESTED_BLOCK - 1) / MLL_NESTED_BLOCK;
-}
-
-static size_t q4_bytes(const struct mat *m)
-{
-    size_t n = n_blocks(m), codes = aligned((count(m) + 1) / 2);
-    if (m->blocks->absmax != NULL)
-        return codes + aligned(n * sizeof(float));
-    return codes + aligned(n) + aligned(nested_blocks(n) * sizeof(float)) +
-           aligned(256 * sizeof(float));
-}
-
 size_t weight_bytes_cuda(const struct mll_exec *ex, const struct mat *m, enum weight_use use)
 {
     (void)ex;
-    if (m->data == NULL)
-        return 0;
-    if (m->dtype == MLL_DTYPE_Q4)
-        return q4_bytes(m);
-    if (m->dtype == MLL_DTYPE_I8)
-        return aligned(count(m)) + aligned((size_t)m->rows * sizeof(float));
-    if (use == WEIGHT_VECTOR)
-        return aligned(count(m) * sizeof(float));
-    if (use == WEIGHT_TABLE)
-        return aligned(count(m) * element_bytes(m->dtype));
-    return aligned((size_t)m->rows * (size_t)half_stride(m->cols) * sizeof(__half)) +
-           aligned((size_t)m->rows * sizeof(float));
+    return weight_gpu_bytes(m, use);
 }
 
 /* ---- begin, end ------------------------------------------------------------------------------ */
@@ -167,7 +118,9 @@ enum mll_status begin_weights_cuda(struct mll_exec *ex, size_t bytes, struct mll
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory to load weights");
     e->loader = l;
     l->slab = e->slabs;
-    l->chunk = bytes < CHUNK_LEAST ? CHUNK_LEAST : bytes < CHUNK_MOST ? aligned(bytes) : CHUNK_MOST;
+    l->chunk = bytes < CHUNK_LEAST  ? CHUNK_LEAST
+               : bytes < CHUNK_MOST ? weight_aligned(bytes)
+                                    : CHUNK_MOST;
     cudaError_t error = open_buffers(l);
     if (error != cudaSuccess) {
         loader_close(e);
@@ -252,19 +205,21 @@ static unsigned send_chunk(struct exec_cuda *e, void *to, const struct fill *wha
     return b;
 }
 
-static unsigned char *take(struct weight_loader *l, size_t bytes)
+static unsigned char *take(struct exec_cuda *e, size_t bytes)
 {
-    struct weight_slab *slab = l->slab;
+    struct weight_slab *slab = e->loader->slab;
+    if (e->base.group > 0)
+        return groups_take(e, weight_aligned(bytes));
     unsigned char *p = slab->memory + slab->used;
-    MLL_ASSERT(aligned(bytes) <= slab->size - slab->used);
-    slab->used += aligned(bytes);
+    MLL_ASSERT(weight_aligned(bytes) <= slab->size - slab->used);
+    slab->used += weight_aligned(bytes);
     return p;
 }
 
 /* bytes of the host as they are; returns where they lie on the device. */
 static const void *send_bytes(struct exec_cuda *e, const void *from, size_t bytes)
 {
-    unsigned char *to = take(e->loader, bytes);
+    unsigned char *to = take(e, bytes);
     for (size_t at = 0, n; at < bytes; at += n) {
         n = bytes - at < e->loader->chunk ? bytes - at : e->loader->chunk;
         struct fill f = {NULL, (const unsigned char *)from + at, MLL_DTYPE_NONE};
@@ -275,8 +230,9 @@ static const void *send_bytes(struct exec_cuda *e, const void *from, size_t byte
 
 static void send_vector(struct exec_cuda *e, struct mat *m)
 {
-    size_t n = count(m), most = e->loader->chunk / sizeof(float), size = element_bytes(m->dtype);
-    unsigned char *to = take(e->loader, n * sizeof(float));
+    size_t n = weight_count(m), most = e->loader->chunk / sizeof(float),
+           size = weight_element_bytes(m->dtype);
+    unsigned char *to = take(e, n * sizeof(float));
     for (size_t at = 0, part; at < n; at += part) {
         part = n - at < most ? n - at : most;
         struct fill f = {NULL, (const unsigned char *)m->data + at * size, m->dtype};
@@ -290,13 +246,14 @@ static void send_vector(struct exec_cuda *e, struct mat *m)
 static enum mll_status send_matrix(struct exec_cuda *e, struct mat *m, struct mll_error *err)
 {
     struct weight_loader *l = e->loader;
-    size_t row = (size_t)m->cols * element_bytes(m->dtype), stride = (size_t)half_stride(m->cols);
+    size_t row = (size_t)m->cols * weight_element_bytes(m->dtype),
+           stride = (size_t)half_stride(m->cols);
     int most = (int)(l->chunk / row < INT32_MAX ? l->chunk / row : INT32_MAX);
     if (most == 0)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "a weight's row has %zu bytes, at most %zu fit",
                         row, l->chunk);
-    __half *rows = (__half *)take(l, (size_t)m->rows * stride * sizeof(__half));
-    float *scale = (float *)take(l, (size_t)m->rows * sizeof(float));
+    __half *rows = (__half *)take(e, (size_t)m->rows * stride * sizeof(__half));
+    float *scale = (float *)take(e, (size_t)m->rows * sizeof(float));
     for (int r = 0, n; r < m->rows; r += n) {
         n = m->rows - r < most ? m->rows - r : most;
         unsigned s = l->next_stored++ % STORED;
@@ -323,14 +280,14 @@ static enum mll_status send_q4(struct exec_cuda *e, struct mat *m, struct mll_er
     d->next = e->blocks;
     e->blocks = d;
     d->blocks = *m->blocks;
-    size_t n = n_blocks(m);
-    m->data = send_bytes(e, m->data, (count(m) + 1) / 2);
+    size_t n = weight_blocks(m);
+    m->data = send_bytes(e, m->data, (weight_count(m) + 1) / 2);
     if (m->blocks->absmax != NULL) {
         d->blocks.absmax = (const float *)send_bytes(e, m->blocks->absmax, n * sizeof(float));
     } else {
         d->blocks.codes = (const uint8_t *)send_bytes(e, m->blocks->codes, n);
-        d->blocks.nested_absmax = (const float *)send_bytes(e, m->blocks->nested_absmax,
-                                                            nested_blocks(n) * sizeof(float));
+        d->blocks.nested_absmax = (const float *)send_bytes(
+            e, m->blocks->nested_absmax, weight_nested_blocks(n) * sizeof(float));
         d->blocks.nested_map =
             (const float *)send_bytes(e, m->blocks->nested_map, 256 * sizeof(float));
     }
@@ -345,7 +302,7 @@ static enum mll_status send_weight(struct exec_cuda *e, struct mat *m, enum weig
     if (m->dtype == MLL_DTYPE_Q4)
         return send_q4(e, m, err);
     if (m->dtype == MLL_DTYPE_I8) {
-        m->data = send_bytes(e, m->data, count(m));
+        m->data = send_bytes(e, m->data, weight_count(m));
         m->scale = (const float *)send_bytes(e, m->scale, (size_t)m->rows * sizeof(float));
         return MLL_OK;
     }
@@ -354,7 +311,7 @@ static enum mll_status send_weight(struct exec_cuda *e, struct mat *m, enum weig
     if (use == WEIGHT_VECTOR)
         send_vector(e, m);
     else
-        m->data = send_bytes(e, m->data, count(m) * element_bytes(m->dtype));
+        m->data = send_bytes(e, m->data, weight_count(m) * weight_element_bytes(m->dtype));
     return MLL_OK;
 }
 
@@ -365,10 +322,15 @@ enum mll_status load_weight_cuda(struct mll_exec *ex, struct mat *m, enum weight
     if (m->data == NULL)
         return MLL_OK;
     bool alone = e->loader == NULL;
+    size_t before = groups_used(e);
     if (alone)
         MLL_TRY(begin_weights_cuda(ex, weight_bytes_cuda(ex, m, use), err));
     cudaSetDevice(e->options.device);
     enum mll_status status = send_weight(e, m, use, err);
+    if (e->base.group > 0) {
+        cudaStreamSynchronize(e->loader->stream);
+        groups_keep(e, before);
+    }
     if (status == MLL_OK)
         status = e->error == cudaSuccess ? MLL_OK : take_error_cuda(ex, err);
     if (alone) {

@@ -180,18 +180,31 @@ void exec_label(struct mll_exec *ex, const char *stage, int layer);
 
 /* Weights in host memory become readable by an exec's ops: begin takes device memory for all of
  * them (the sum of exec_weight_bytes), load starts the copy of one and makes m describe it, end
- * waits for all; until then what m pointed at must stay. The exec owns the copies. On the CPU m
+ * waits for all. What m pointed at may go when load returns. The exec owns the copies. On the CPU m
  * stays as it is and nothing is copied (exec_weight_bytes 0). On a GPU a matrix becomes fp16 rows,
  * each divided by a power of two (scale), or keeps its quantised form; a table that is read row by
  * row keeps its type; a vector becomes float32. Outside of begin and end load does all three for
  * one weight. */
 enum weight_use { WEIGHT_MATRIX = 0, WEIGHT_TABLE, WEIGHT_VECTOR };
 size_t exec_weight_bytes(const struct mll_exec *ex, const struct mat *m, enum weight_use use);
+/* The same of any GPU's exec; needs none. */
+size_t exec_gpu_weight_bytes(const struct mat *m, enum weight_use use);
 enum mll_status exec_begin_weights(struct mll_exec *ex, size_t bytes, struct mll_error *err);
 enum mll_status exec_load_weight(struct mll_exec *ex, struct mat *m, enum weight_use use,
                                  struct mll_error *err);
 /* underflows (NULL allowed): elements other than 0 that became 0 in fp16. */
 enum mll_status exec_end_weights(struct mll_exec *ex, uint64_t *underflows, struct mll_error *err);
+
+/* Weights that the device has no room for. begin makes n groups, numbered from 1, of the given sums
+ * of exec_weight_bytes: their weights stay in pinned host memory, and the device has room for two
+ * groups at a time (twice the largest). While a group is set, exec_load_weight loads into it; 0:
+ * onto the device. Ops that read a group's weights stand behind exec_use_group of it, which waits
+ * for its copy and starts that of the group that will be used next (0: unknown); 0 does nothing.
+ * Nothing is recorded by exec_repeat then. */
+enum mll_status exec_begin_groups(struct mll_exec *ex, int n, const size_t *bytes,
+                                  struct mll_error *err);
+void exec_set_group(struct mll_exec *ex, int group);
+void exec_use_group(struct mll_exec *ex, int group, int next);
 
 /* ---- faults, copies ---- */
 

@@ -1,5 +1,7 @@
-/* cmd_plan.c - mllama plan DIR: what a model needs in memory and whether this machine has it. */
+/* cmd_plan.c - mllama plan DIR: what a model needs in memory and whether this machine has it;
+ * plan_cards.c has the table of --cards. */
 #include "jsonout.h"
+#include "plan_cards.h"
 #include "tool.h"
 
 #include <stdio.h>
@@ -23,6 +25,16 @@ static void print_row(const char *name, uint64_t bytes, const char *what)
 {
     printf("%-10s %15llu  %8.1f MiB  %s\n", name, (unsigned long long)bytes,
            (double)bytes / 1048576, what);
+}
+
+static void print_streamed(const struct mll_memory *m)
+{
+    char what[128];
+    snprintf(what, sizeof what,
+             "%llu decoder layers in host memory: at 12 GB/s (PCIe 3) %.2f s a token, at 24 %.2f",
+             (unsigned long long)m->n_streamed, (double)m->streamed / 12e9,
+             (double)m->streamed / 24e9);
+    print_row("streamed", m->streamed, what);
 }
 
 /* What the model would take where its plain weights were quantised while loading. */
@@ -62,6 +74,8 @@ static void print_json(const struct mll_memory *m, const struct choice choices[C
     jw_string(&w, "device", m->device > 0 ? "cuda" : "cpu");
     jw_int(&w, "available", (int64_t)available);
     jw_bool(&w, "fits", m->total <= available);
+    jw_int(&w, "streamed", (int64_t)m->streamed);
+    jw_int(&w, "n_streamed", (int64_t)m->n_streamed);
     jw_array(&w, "choices");
     for (int i = 0; i < CHOICES; i++) {
         if (!choices[i].differs)
@@ -91,6 +105,8 @@ static void print_table(const char *name, const struct mll_memory *m,
     print_row("scratch", m->scratch, "one arena");
     print_row("other", m->other, gpu ? "of the host: tokenizer, tables" : "tokenizer, tables");
     print_row("total", m->total, gpu ? "of the GPU's memory" : "");
+    if (m->n_streamed > 0)
+        print_streamed(m);
     print_row("available", available, m->total <= available ? "it fits" : "it does not fit");
     for (int i = 0; i < CHOICES; i++)
         if (choices[i].differs)
@@ -116,20 +132,25 @@ int cmd_plan(const struct args *args)
     if (status == MLL_OK) {
         model_options(&options, args, &model);
         options.synthetic = args->synthetic;
+        options.max_memory = args->max_memory;
         status = mll_plan(&options, &memory, &err);
+    }
+    const char *name = args->synthetic ? args->synthetic : model.path;
+    uint64_t available = memory.device > 0 ? memory.available : memory_available();
+    if (status == MLL_OK && args->cards) {
+        status = plan_cards(name, &options, memory.device > 0 ? 0 : available, &err);
+        model_free(&model);
+        return status == MLL_OK ? 0 : tool_fail(&err);
     }
     if (status == MLL_OK && options.quant == NULL)
         status = plan_choices(choices, &options, &memory, &err);
-    uint64_t available = memory_available();
-    if (status == MLL_OK && memory.device > 0)
-        available = memory.device;
     int code = 0;
     if (status != MLL_OK)
         code = tool_fail(&err);
     else if (args->json)
         print_json(&memory, choices, available);
     else
-        print_table(args->synthetic ? args->synthetic : model.path, &memory, choices, available);
+        print_table(name, &memory, choices, available);
     model_free(&model);
     return code;
 }

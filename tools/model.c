@@ -129,20 +129,24 @@ static void log_line(void *user, const char *line)
 }
 
 /* Takes the weights as stored where they fit, else the best quantisation that does; one that was
- * asked for stays. */
+ * asked for stays. On a GPU, where none fits: the smallest, with layers left in host memory. */
 static enum mll_status fit_memory(struct mll_options *options, uint64_t most, struct mll_error *err)
 {
     static const char *const quants[] = {NULL, "int8", "nf4", "nf4-dq"};
-    bool asked = options->quant != NULL;
-    struct mll_memory need;
-    for (size_t i = 0; i < (asked ? 1 : sizeof quants / sizeof *quants); i++) {
-        options->quant = asked ? options->quant : quants[i];
+    const char *asked = options->quant;
+    size_t n = asked ? 1 : sizeof quants / sizeof *quants;
+    struct mll_memory plain = {0}, need = {0};
+    options->max_memory = most;
+    for (size_t i = 0; i < n; i++) {
+        options->quant = asked ? asked : quants[i];
         MLL_TRY(mll_plan(options, &need, err));
-        if (need.total > most)
-            continue;
-        if (i > 0)
-            tool_note("--max-memory: quantised to %s while loading", options->quant);
-        return MLL_OK;
+        if (i == 0)
+            plain = need;
+        if (need.total <= most && (need.n_streamed == 0 || i + 1 == n)) {
+            if (need.weights + need.streamed != plain.weights + plain.streamed)
+                tool_note("--max-memory: quantised to %s while loading", options->quant);
+            return MLL_OK;
+        }
     }
     return mll_fail(err, MLL_ERR_BAD_OPTION,
                     "the model%s%s needs %llu bytes, --max-memory allows %llu: %llu are missing",
@@ -166,6 +170,10 @@ enum mll_status model_open(struct opened *opened, const struct args *args, struc
     mll_engine_info(opened->engine, &info);
     if (info.why_cpu && !args->verbose) /* the log has it */
         tool_note("running on the CPU, not on the GPU: %s", info.why_cpu);
+    if (info.n_streamed > 0 && !args->verbose)
+        tool_note("%llu of %d decoder layers do not fit on the GPU: they stay in host memory and "
+                  "are copied for every token, which is slow (mllama plan says how slow)",
+                  (unsigned long long)info.n_streamed, info.layers);
     if (args->verbose) {
         tool_note("%s on %s, context %d, %.1f MB of weights", info.path, info.device, info.ctx_size,
                   (double)info.weight_bytes * 1e-6);

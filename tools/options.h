@@ -47,6 +47,7 @@ struct args {
     const char *model, *device, *reference, *compute, *isa, *kv_type, *quant;
     int threads, ctx_size, prefill_chunk, max_images;
     uint64_t max_memory;
+    bool cards;
     bool no_mmap, fast, no_early, debug_sync, debug_bounds;
 
     /* request */

@@ -26,6 +26,8 @@ void shim_limit_memory(size_t bytes);
 void shim_refuse(int error);
 /* Run work when it is enqueued, not when it is waited for. */
 void shim_blocking(bool blocking);
+/* Run a stream's work when a copy is enqueued, as far as it waits for no other stream. */
+void shim_copies_ahead(bool ahead);
 /* A new process, as far as the device can tell: no lost context, no memory, no streams. */
 void shim_reset(void);
 /* 100 * major + 10 * minor of the code path that was compiled. */

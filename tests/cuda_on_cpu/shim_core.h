@@ -108,7 +108,7 @@ void shim_unlock(void);
 struct shim_device {
     size_t memory, used;
     cudaError_t lost, refused, last;
-    bool blocking;
+    bool blocking, copies_ahead;
     struct shim_counts counts;
 };
 extern struct shim_device shim_device;

@@ -38,7 +38,7 @@ static struct {
 } m = {PTHREAD_MUTEX_INITIALIZER, NULL, {}, 0, false};
 
 struct shim_device shim_device = {default_memory, 0,     cudaSuccess, cudaSuccess,
-                                  cudaSuccess,    false, {}};
+                                  cudaSuccess,    false, false,       {}};
 
 void shim_lock(void)
 {
@@ -458,6 +458,11 @@ void shim_free_memory(void)
 void shim_limit_memory(size_t bytes)
 {
     shim_device.memory = bytes;
+}
+
+void shim_copies_ahead(bool ahead)
+{
+    shim_device.copies_ahead = ahead;
 }
 
 void *shim_block(size_t bytes)

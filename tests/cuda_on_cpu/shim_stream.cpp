@@ -199,6 +199,16 @@ void shim_drain_all(void)
         drain(stream);
 }
 
+/* What need not wait for another stream. */
+static void run_ahead(struct shim_stream *stream)
+{
+    for (const struct work *w; (w = stream->work.first, stream->work.n > 0);) {
+        if (w->kind == WORK_WAIT && w->stream->done < w->upto)
+            return;
+        run_until(stream, stream->done + 1);
+    }
+}
+
 static void drain_blocking(void)
 {
     for (struct shim_stream *stream = r.streams; stream != NULL; stream = stream->next)
@@ -244,6 +254,8 @@ static cudaError_t give(cudaStream_t handle, struct work *w)
     stream->given++;
     if (stream == &r.null_stream || shim_device.blocking)
         drain(stream);
+    else if (shim_device.copies_ahead && w->kind == WORK_COPY)
+        run_ahead(stream);
     return cudaSuccess;
 }
 

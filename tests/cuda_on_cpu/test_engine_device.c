@@ -122,6 +122,44 @@ Test(device, weights_leave_the_host)
     cr_expect(f.engine->weights->lm_head.dtype == MLL_DTYPE_F16);
     cr_expect(f.engine->weights->norm.dtype == MLL_DTYPE_F32);
     close_fixture(&f);
+    open_fixture(&f, (struct mll_options){.device = "cuda", .quant = "nf4-dq"});
+    cr_expect(f.engine->weights->layers[0].gate.dtype == MLL_DTYPE_Q4);
+    cr_expect(f.engine->weights->quant == NULL && f.engine->weights->copies == NULL);
+    close_fixture(&f);
+}
+
+/* Three tokens' logits of an engine that may take most bytes of the GPU, with its image. */
+static void run_within(struct fixture *f, float *logits, uint64_t most)
+{
+    struct mll_error err;
+    int vocab = 276;
+    open_fixture(f, (struct mll_options){.device = "cuda", .max_memory = most});
+    cr_assert(mll_session_add_image(f->session, &f->g.images[0], &err) == MLL_OK);
+    for (int32_t id = 276; id > 273; id--, logits += vocab) { /* 276: the image */
+        cr_assert(step(f, id, &err) == MLL_OK, "%s", err.message);
+        memcpy(logits, mll_session_logits(f->session), (size_t)vocab * sizeof *logits);
+    }
+}
+
+/* Copies of the next layer's weights come as early as their waits allow. */
+Test(device, layers_are_streamed_within_the_memory_that_is_allowed)
+{
+    float all[3 * 276], some[3 * 276];
+    struct fixture f;
+    run_within(&f, all, 0);
+    size_t most = f.engine->plan.weights + f.engine->plan.arena - 1;
+    size_t besides = shim_device_bytes() - most; /* the fault record and such */
+    close_fixture(&f);
+    shim_copies_ahead(true);
+    uint64_t before = shim_counted().graph_launches;
+    run_within(&f, some, most);
+    cr_expect(memcmp(all, some, sizeof all) == 0);
+    cr_expect(f.engine->plan.n_streamed == 3);
+    cr_expect(shim_device_bytes() <= most + besides, "%zu of %zu", shim_device_bytes(), most);
+    cr_expect(strstr(f.log, "3 of 5 decoder layers") != NULL, "%s", f.log);
+    cr_expect(shim_counted().graph_launches == before);
+    close_fixture(&f);
+    cr_expect(shim_device_bytes() == 0, "%zu bytes are left", shim_device_bytes());
 }
 
 Test(device, missing_old_or_full)

@@ -33,15 +33,13 @@ static void open_one(struct mll_engine **engine, struct mll_session **session,
     cr_assert(mll_session_open(session, *engine, &err) == MLL_OK, "%s", err.message);
 }
 
-static void open_pair(struct pair *p, const struct golden *g, enum mll_reference reference,
-                      const char *kv_type)
+/* The case's model on both, with the options' reference, kv_type and quant. */
+static void open_pair(struct pair *p, const struct golden *g, struct mll_options options)
 {
-    struct mll_options options = {.model = g->model,
-                                  .reference = reference,
-                                  .threads = 1,
-                                  .device = "cpu",
-                                  .kv_type = kv_type};
-    *p = (struct pair){.bound = kv_type ? BOUND_INT8 : BOUND};
+    options.model = g->model;
+    options.threads = 1;
+    options.device = "cpu";
+    *p = (struct pair){.bound = options.kv_type ? BOUND_INT8 : BOUND};
     open_one(&p->cpu, &p->on_cpu, &options);
     options.device = "cuda";
     open_one(&p->gpu, &p->on_gpu, &options);
@@ -96,8 +94,7 @@ static int32_t compare(struct pair *p, const char *what, size_t token)
     return best;
 }
 
-static void check_case(const char *name, enum mll_reference reference, int tokens,
-                       const char *kv_type)
+static void check_case(const char *name, int tokens, struct mll_options options)
 {
     struct golden g;
     struct pair p;
@@ -106,9 +103,9 @@ static void check_case(const char *name, enum mll_reference reference, int token
     char what[96];
     size_t n;
     golden_open(&g, name);
-    open_pair(&p, &g, reference, kv_type);
-    snprintf(what, sizeof what, "%s, %s, kv %s", name, golden_modes[reference],
-             kv_type ? kv_type : "of the device");
+    open_pair(&p, &g, options);
+    snprintf(what, sizeof what, "%s, %s, kv %s", name, golden_modes[options.reference],
+             options.kv_type ? options.kv_type : "of the device");
     for (size_t i = 0; i < g.request.n_images; i++) {
         cr_assert(mll_session_add_image(p.on_cpu, &g.images[i], &err) == MLL_OK, "%s", err.message);
         cr_assert(mll_session_add_image(p.on_gpu, &g.images[i], &err) == MLL_OK, "%s", err.message);
@@ -133,7 +130,7 @@ static void check_cases(int first)
         cr_skip_test("no CUDA device");
     for (int i = 0; golden_names[i] != NULL; i++)
         if (i % 2 == first)
-            check_case(golden_names[i], MLL_REFERENCE_META, 4, NULL);
+            check_case(golden_names[i], 4, (struct mll_options){0});
 }
 
 Test(gpu_engine, logits_of_the_first_cases_are_the_cpus)
@@ -150,17 +147,18 @@ Test(gpu_engine, logits_in_the_other_references_are_the_cpus)
 {
     if (exec_cuda_devices() < 1)
         cr_skip_test("no CUDA device");
-    check_case("two_images", MLL_REFERENCE_HF4, 2, NULL);
-    check_case("two_images", MLL_REFERENCE_HF5, 2, NULL);
-    check_case("kept_unsorted", MLL_REFERENCE_HF5, 2, NULL);
+    check_case("two_images", 2, (struct mll_options){.reference = MLL_REFERENCE_HF4});
+    check_case("two_images", 2, (struct mll_options){.reference = MLL_REFERENCE_HF5});
+    check_case("kept_unsorted", 2, (struct mll_options){.reference = MLL_REFERENCE_HF5});
 }
 
 Test(gpu_engine, logits_with_keys_of_int8_are_the_cpus)
 {
     if (exec_cuda_devices() < 1)
         cr_skip_test("no CUDA device");
-    check_case("two_images", MLL_REFERENCE_META, 4, "int8");
-    check_case("four_tiles_bf16", MLL_REFERENCE_HF5, 4, "int8");
+    check_case("two_images", 4, (struct mll_options){.kv_type = "int8"});
+    check_case("four_tiles_bf16", 4,
+               (struct mll_options){.reference = MLL_REFERENCE_HF5, .kv_type = "int8"});
 }
 
 Test(gpu_engine, logits_of_quantised_weights_are_the_cpus)
@@ -168,7 +166,9 @@ Test(gpu_engine, logits_of_quantised_weights_are_the_cpus)
     if (exec_cuda_devices() < 1)
         cr_skip_test("no CUDA device");
     for (int i = 0; golden_quant_names[i] != NULL; i++)
-        check_case(golden_quant_names[i], MLL_REFERENCE_META, 2, NULL);
+        check_case(golden_quant_names[i], 2, (struct mll_options){0});
+    check_case("one_tile", 2, (struct mll_options){.quant = "nf4-dq"}); /* on the way */
+    check_case("one_tile", 2, (struct mll_options){.quant = "int8"});
 }
 
 /* ---- the same bits --------------------------------------------------------------------------- */
@@ -274,6 +274,70 @@ Test(gpu_engine, neither_chunks_nor_company_nor_graphs_change_a_bit)
     for (int i = 0; i < MOST_ROWS; i++)
         free(alone[i].logits);
     golden_close(&g);
+}
+
+enum { FEW_TOKENS = 2 };
+
+/* The logits of tokens fed after a prompt, with a page and without, by an engine that may take
+ * most bytes (0: all) of the GPU's memory. Returns what it takes, *n_streamed: layers. */
+static size_t run_within(float *logits, struct golden *g, uint64_t most, int *n_streamed)
+{
+    struct mll_options options = {.model = g->model, .device = "cuda", .max_memory = most};
+    struct mll_engine *engine;
+    struct mll_session *session;
+    int32_t ids[] = {3, 276, 5, 6}; /* 276: the page */
+    size_t vocab = 276;
+    struct mll_error err;
+    open_one(&engine, &session, &options);
+    for (int image = 0; image < 2; image++) {
+        mll_session_clear(session);
+        ids[1] = image ? 276 : 4;
+        if (image)
+            cr_assert(mll_session_add_image(session, &g->images[0], &err) == MLL_OK);
+        feed(engine, session, ids, 4);
+        for (int i = 0; i < FEW_TOKENS; i++, logits += vocab) {
+            feed(engine, session, (int32_t[]){40 + 3 * i}, 1);
+            memcpy(logits, mll_session_logits(session), vocab * sizeof *logits);
+        }
+    }
+    size_t bytes = engine->plan.weights + engine->plan.arena;
+    *n_streamed = engine->plan.n_streamed;
+    mll_session_close(session);
+    mll_close(engine);
+    return bytes;
+}
+
+Test(gpu_engine, layers_that_do_not_fit_are_streamed_and_change_no_bit)
+{
+    static const char *const names[] = {"two_images", "quant_nf4_double"};
+    size_t size = 2 * FEW_TOKENS * 276 * sizeof(float);
+    float *all = malloc(size), *some = malloc(size);
+    if (exec_cuda_devices() < 1)
+        cr_skip_test("no CUDA device");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct golden g;
+        int n, before = 0;
+        golden_open(&g, names[i]);
+        size_t bytes = run_within(all, &g, 0, &n);
+        cr_expect(n == 0);
+        for (size_t most = bytes - 1; before < 5; most = bytes - 1, before = n) {
+            memset(some, 0, size);
+            bytes = run_within(some, &g, most, &n);
+            cr_assert(n > before && n > 2 && bytes <= most, "%s: %d layers", names[i], n);
+            cr_expect(memcmp(all, some, size) == 0, "%s, %d layers streamed", names[i], n);
+            if (n == 5)
+                break;
+        }
+        struct mll_options options = {.model = g.model, .device = "cuda", .max_memory = bytes - 1};
+        struct mll_engine *engine;
+        struct mll_error err;
+        cr_expect(mll_open(&engine, &options, &err) == MLL_ERR_NO_MEMORY);
+        cr_expect(strstr(err.message, "with all decoder layers in host memory") != NULL, "%s",
+                  err.message);
+        golden_close(&g);
+    }
+    free(all);
+    free(some);
 }
 
 Test(gpu_engine, rewinding_gives_the_same_bits_again)
