@@ -25,13 +25,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
     tile_source<BN, BK> w = tile_source_of<BN, BK>(part.w, o, part.rows, a.x.stride);
     int tiles = a.x.stride / BK;
     float acc[MB][NB][8];
-#pragma unroll
-    for (int i = 0; i < MB; i++)
-#pragma unroll
-        for (int j = 0; j < NB; j++)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                acc[i][j][e] = 0.0f;
+    clear_sums<MB, NB>(acc);
 
 #if MLL_ARCH >= 800
     uint32_t fa[2][MB][4], fb[2][NB][4]; /* this step's fragments and the next one's */
@@ -45,12 +39,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
     }
     cp_async_wait<GEMM_STAGES - 2>();
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < MB; i++)
-        load_left<BK>(fa[0][i], left[0], wm + i * 16, 0);
-#pragma unroll
-    for (int j = 0; j < NB; j++)
-        load_right<BK>(fb[0][j], right[0], wn + j * 16, 0);
+    load_step<BK, MB, NB>(fa[0], fb[0], left[0], right[0], wm, wn, 0);
     int stage = 0, fill = GEMM_STAGES - 1; /* read from; written next */
     for (int t = 0; t < tiles; t++) {
         /* all warps left the stage that is filled here at the barrier of the last tile */
@@ -67,21 +56,10 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
                 cp_async_wait<GEMM_STAGES - 2>();
                 __syncthreads();
             }
-            if (step < STEPS - 1 || t + 1 < tiles) {
-#pragma unroll
-                for (int i = 0; i < MB; i++)
-                    load_left<BK>(fa[(step + 1) % 2][i], left[stage], wm + i * 16,
-                                  (step + 1) % STEPS);
-#pragma unroll
-                for (int j = 0; j < NB; j++)
-                    load_right<BK>(fb[(step + 1) % 2][j], right[stage], wn + j * 16,
-                                   (step + 1) % STEPS);
-            }
-#pragma unroll
-            for (int i = 0; i < MB; i++)
-#pragma unroll
-                for (int j = 0; j < NB; j++)
-                    multiply_block(acc[i][j], fa[step % 2][i], fb[step % 2][j]);
+            if (step < STEPS - 1 || t + 1 < tiles)
+                load_step<BK, MB, NB>(fa[(step + 1) % 2], fb[(step + 1) % 2], left[stage],
+                                      right[stage], wm, wn, (step + 1) % STEPS);
+            multiply_step<MB, NB>(acc, fa[step % 2], fb[step % 2]);
         }
     }
 #else
@@ -99,17 +77,8 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             uint32_t fa[MB][4], fb[NB][4];
-#pragma unroll
-            for (int i = 0; i < MB; i++)
-                load_left<BK>(fa[i], left[t % 2], wm + i * 16, step);
-#pragma unroll
-            for (int j = 0; j < NB; j++)
-                load_right<BK>(fb[j], right[t % 2], wn + j * 16, step);
-#pragma unroll
-            for (int i = 0; i < MB; i++)
-#pragma unroll
-                for (int j = 0; j < NB; j++)
-                    multiply_block(acc[i][j], fa[i], fb[j]);
+            load_step<BK, MB, NB>(fa, fb, left[t % 2], right[t % 2], wm, wn, step);
+            multiply_step<MB, NB>(acc, fa, fb);
         }
         if (t + 1 < tiles) {
             tile_write<BM, BK>(left[(t + 1) % 2], held_x);

@@ -109,13 +109,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
     int tiles = w.cols / BK;
     quant_piece<Q4, BN, BK> piece = {};
     float acc[MB][NB][8];
-#pragma unroll
-    for (int i = 0; i < MB; i++)
-#pragma unroll
-        for (int j = 0; j < NB; j++)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                acc[i][j][e] = 0.0f;
+    clear_sums<MB, NB>(acc);
     quant_read(piece, w, row, 0);
     quant_write(right[0], piece, w, q.w[0].values, map);
     if (tiles > 1)
@@ -131,12 +125,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
     }
     cp_async_wait<GEMM_STAGES - 2>();
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < MB; i++)
-        load_left<BK>(fa[0][i], left[0], wm + i * 16, 0);
-#pragma unroll
-    for (int j = 0; j < NB; j++)
-        load_right<BK>(fb[0][j], right[0], wn + j * 16, 0);
+    load_step<BK, MB, NB>(fa[0], fb[0], left[0], right[0], wm, wn, 0);
     int stage = 0, fill = GEMM_STAGES - 1; /* read from; written next */
     for (int t = 0; t < tiles; t++) {
         /* all warps left the stages that are filled here at the barrier of the last tile */
@@ -155,21 +144,11 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
                 cp_async_wait<GEMM_STAGES - 2>();
                 __syncthreads();
             }
-            if (step < STEPS - 1 || t + 1 < tiles) {
-                const __half *next = right[(step < STEPS - 1 ? t : t + 1) % 2];
-#pragma unroll
-                for (int i = 0; i < MB; i++)
-                    load_left<BK>(fa[(step + 1) % 2][i], left[stage], wm + i * 16,
-                                  (step + 1) % STEPS);
-#pragma unroll
-                for (int j = 0; j < NB; j++)
-                    load_right<BK>(fb[(step + 1) % 2][j], next, wn + j * 16, (step + 1) % STEPS);
-            }
-#pragma unroll
-            for (int i = 0; i < MB; i++)
-#pragma unroll
-                for (int j = 0; j < NB; j++)
-                    multiply_block(acc[i][j], fa[step % 2][i], fb[step % 2][j]);
+            if (step < STEPS - 1 || t + 1 < tiles)
+                load_step<BK, MB, NB>(fa[(step + 1) % 2], fb[(step + 1) % 2], left[stage],
+                                      right[(step < STEPS - 1 ? t : t + 1) % 2], wm, wn,
+                                      (step + 1) % STEPS);
+            multiply_step<MB, NB>(acc, fa[step % 2], fb[step % 2]);
         }
     }
     cp_async_wait<0>();
@@ -184,17 +163,8 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             uint32_t fa[MB][4], fb[NB][4];
-#pragma unroll
-            for (int i = 0; i < MB; i++)
-                load_left<BK>(fa[i], left[t % 2], wm + i * 16, step);
-#pragma unroll
-            for (int j = 0; j < NB; j++)
-                load_right<BK>(fb[j], right[t % 2], wn + j * 16, step);
-#pragma unroll
-            for (int i = 0; i < MB; i++)
-#pragma unroll
-                for (int j = 0; j < NB; j++)
-                    multiply_block(acc[i][j], fa[i], fb[j]);
+            load_step<BK, MB, NB>(fa, fb, left[t % 2], right[t % 2], wm, wn, step);
+            multiply_step<MB, NB>(acc, fa, fb);
         }
         if (t + 1 < tiles) {
             tile_write<BM, BK>(left[(t + 1) % 2], held);

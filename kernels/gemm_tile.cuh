@@ -99,6 +99,43 @@ __device__ __forceinline__ void multiply_block(float d[8], const uint32_t a[4], 
 #endif
 }
 
+/* The fragments of one step of k: of MB * 16 rows of left from row m on, of NB * 16 of right from
+ * n.
+ */
+template <int BK, int MB, int NB>
+__device__ __forceinline__ void load_step(uint32_t a[MB][4], uint32_t b[NB][4], const __half *left,
+                                          const __half *right, int m, int n, int step)
+{
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+        load_left<BK>(a[i], left, m + i * 16, step);
+#pragma unroll
+    for (int j = 0; j < NB; j++)
+        load_right<BK>(b[j], right, n + j * 16, step);
+}
+
+template <int MB, int NB>
+__device__ __forceinline__ void multiply_step(float acc[MB][NB][8], const uint32_t a[MB][4],
+                                              const uint32_t b[NB][4])
+{
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+#pragma unroll
+        for (int j = 0; j < NB; j++)
+            multiply_block(acc[i][j], a[i], b[j]);
+}
+
+template <int MB, int NB> __device__ __forceinline__ void clear_sums(float acc[MB][NB][8])
+{
+#pragma unroll
+    for (int i = 0; i < MB; i++)
+#pragma unroll
+        for (int j = 0; j < NB; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                acc[i][j][e] = 0.0f;
+}
+
 /* ---- from memory to the tiles, from the accumulators to memory ------------------------------- */
 
 /* The part of an operand that a thread copies: `rows` valid ones of (ROWS, stride). */
