@@ -22,6 +22,9 @@ matplotlib.rcParams |= {"svg.hashsalt": "mllama", "svg.fonttype": "none", "font.
 import matplotlib.pyplot as plt  # noqa: E402
 
 
+CACHED = 256e6  # bytes of weights that might stay in a cache, so that memory is no limit
+
+
 def save(figure, out):
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
@@ -30,7 +33,7 @@ def save(figure, out):
 
 
 def draw_decode(rows, out):
-    rows = [r for r in rows if r["bandwidth_share"] and r["n_batch"] == 1]
+    rows = [r for r in rows if r["bandwidth_share"] and r["n_batch"] == 1 and r["weight_bytes"] > CACHED]
     if not rows:
         raise SystemExit("no row decodes one session on a CPU: bench model -n 64 -o json")
     figure, axis = plt.subplots(figsize=(7, 0.9 + 0.42 * len(rows)))

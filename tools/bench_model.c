@@ -298,7 +298,9 @@ static enum mll_status add_row(const struct run *r, const struct test *t, struct
     report_number(p, "weight_bytes", (double)r->info.weight_bytes);
     report_number(p, "parameters", (double)r->info.parameters);
     report_number(p, "repetitions", r->args->repetitions);
-    report_text(p, "model", r->options.synthetic ? r->options.synthetic : r->options.model);
+    const char *model = r->options.synthetic ? r->options.synthetic : r->options.model;
+    const char *slash = strrchr(model, '/'); /* so that rows of two checkouts belong together */
+    report_text(p, "model", slash && slash[1] ? slash + 1 : model);
     report_text(p, "quant", r->options.quant ? r->options.quant : "as stored");
     report_text(p, "kv", r->kv);
     report_text(p, "device", r->device);

@@ -46,10 +46,10 @@ def cpu_name():
 
 def facts():
     """What a result is worth little without."""
-    head = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-                          capture_output=True, text=True)
+    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
     return {"cpu": cpu_name(), "kernel": platform.release(), "date": datetime.date.today().isoformat(),
-            "commit": head.stdout.strip()}
+            "commit": git("rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")}
 
 
 def table(head, rows, numbers_from=0):
