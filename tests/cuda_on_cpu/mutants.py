@@ -3,12 +3,13 @@
 
     mutants.py [--rotate] [--list] [FILE...]      (make mutants; default: every kernel source)
 
-A mutant lacks one barrier, one wait for cp.async, or one bounds guard: a relation in the condition of
-an if or of a choice between a load and a constant, or in a bool, that is taken to hold (where it
-leads out of the code: not to hold), or one in_bounds() that lets every index pass or is not called. All mutants of a
-file are compiled at once, chosen at run time by MLL_MUTANT, once for each code path (sm_70, sm_80) and
-build (build-asan, build, build-race: `make test asan race` makes them). A mutant is noticed when a
-test of its op fails, crashes, hangs or is reported by a sanitizer in one of them.
+A mutant lacks one barrier, one wait for cp.async or for the kernel in front, or one bounds guard: a
+relation in the condition of an if or of a choice between a load and a constant, or in a bool, that is
+taken to hold (where it leads out of the code: not to hold), or one in_bounds() that lets every index
+pass or is not called. All mutants of a file are compiled at once, chosen at run time by MLL_MUTANT,
+once for each code path (sm_70, sm_80) and build (build-asan, build, build-race: `make test asan race`
+makes them). A mutant is noticed when a test of its op fails, crashes, hangs or is reported by a
+sanitizer in one of them.
 
 At least 95 % must be noticed, and each survivor must stand in survivors.txt with its reason. --rotate
 takes one file, by the commit, for CI. Ends with `N passed, N failed`: mutants that were noticed or
@@ -193,7 +194,7 @@ def mutate(path, first):
     edits = []  # begin, end, kind, replacement with {n} for the number and {text}
     for match in re.finditer(r"__sync(threads|warp)\([^;{}]*\);", code):
         edits.append((*match.span(), "barrier", "{{ if (shim_mutant != {n}) {text} }}"))
-    for match in re.finditer(r"\bcp_async_wait_\w*\(\);", code):
+    for match in re.finditer(r"\b(cp_async_wait_\w*|wait_for_previous)\(\);", code):
         edits.append((*match.span(), "wait", "{{ if (shim_mutant != {n}) {text} }}"))
     for match in re.finditer(r"(?<!bool )\bin_bounds\(", code):
         end = closing(code, match.end() - 1) + 1
