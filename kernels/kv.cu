@@ -12,27 +12,28 @@ struct row_part {
     int at[KV_PARTS];
 };
 
-__device__ __forceinline__ void store_elements(__half *row, const row_part &p, int dim, float max,
-                                               bool finite, float *scale)
+/* Store a lane's part; the scale of the row. */
+__device__ __forceinline__ float store_elements(__half *row, const row_part &p, int dim, float max,
+                                                bool finite)
 {
-    float one = kv_half_scale(max), inverse = 1.0f / one;
+    float scale = kv_half_scale(max), inverse = 1.0f / scale;
     (void)finite;
-    *scale = one;
 #pragma unroll
     for (int i = 0; i < KV_PARTS; i++)
         if (p.at[i] < dim)
             row[p.at[i]] = __float2half_rn(p.x[i] * inverse);
+    return scale;
 }
 
-__device__ __forceinline__ void store_elements(int8_t *row, const row_part &p, int dim, float max,
-                                               bool finite, float *scale)
+__device__ __forceinline__ float store_elements(int8_t *row, const row_part &p, int dim, float max,
+                                                bool finite)
 {
     float inverse = kv_int8_inverse(max, finite);
-    *scale = kv_int8_scale(max, finite);
 #pragma unroll
     for (int i = 0; i < KV_PARTS; i++)
         if (p.at[i] < dim)
             row[p.at[i]] = (int8_t)(finite ? __float2int_rn(p.x[i] * inverse) : 0);
+    return kv_int8_scale(max, finite);
 }
 
 /* Stores a row at position i of the block of one head, and zeros behind it, which attention reads
@@ -48,9 +49,10 @@ __device__ __forceinline__ void store_row(T *block, const kv_view &kv, int i, co
         finite = finite && fabsf(p.x[e]) <= FLOAT_MAX;
     }
     T *row = block + i * kv.stride;
-    int behind = kv.head_dim + (int)threadIdx.x % WARP;
-    store_elements(row, p, kv.head_dim, warp_max(max), __all_sync(ALL_LANES, finite),
-                   kv_scale_at(block, kv.stride, i));
+    int lane = (int)threadIdx.x % WARP, behind = kv.head_dim + lane;
+    float scale = store_elements(row, p, kv.head_dim, warp_max(max), __all_sync(ALL_LANES, finite));
+    if (lane == 0)
+        *kv_scale_at(block, kv.stride, i) = scale;
     if (behind < kv.stride)
         row[behind] = T();
 }
