@@ -94,12 +94,14 @@ static void print_json(const struct mll_memory *m, const struct choice choices[C
     jw_free(&w);
 }
 
-static void print_table(const char *name, const struct mll_memory *m,
+static void print_table(const char *name, const char *quant, const struct mll_memory *m,
                         const struct choice choices[CHOICES], uint64_t available)
 {
     bool gpu = m->device > 0;
-    printf("%s, %s\n", name, gpu ? "on the GPU" : "weights as stored");
-    print_row("weights", m->weights, gpu ? "fp16, or as quantised" : "mapped from the files");
+    const char *where = quant ? "quantised, in memory" : "mapped from the files";
+    printf("%s, weights %s%s%s\n", name, quant ? "in " : "", quant ? quant : "as stored",
+           gpu ? ", on the GPU" : "");
+    print_row("weights", m->weights, gpu ? "fp16, or as quantised" : where);
     print_row("kv", m->kv, "text, the whole context");
     print_row("cross kv", m->cross_kv, "images, all tiles");
     print_row("scratch", m->scratch, "one arena");
@@ -126,7 +128,7 @@ int cmd_plan(const struct args *args)
         with_model.model = args->operands[0];
     struct tool_model model;
     struct mll_options options;
-    struct mll_memory memory;
+    struct mll_memory memory = {0};
     struct choice choices[CHOICES] = {{0}};
     enum mll_status status = model_resolve(&model, &with_model, &err);
     if (status == MLL_OK) {
@@ -150,7 +152,7 @@ int cmd_plan(const struct args *args)
     else if (args->json)
         print_json(&memory, choices, available);
     else
-        print_table(name, &memory, choices, available);
+        print_table(name, options.quant, &memory, choices, available);
     model_free(&model);
     return code;
 }

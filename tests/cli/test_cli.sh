@@ -99,6 +99,8 @@ cp -rL "$MODEL" broken && head -c 100000 "$MODEL/model.safetensors" >broken/mode
 check "a cut model" run 65 check broken
 check "plan --json" run 0 plan "$MODEL" --json
 check "plan has a total" prints '"total":'
+check "plan of a quantised model" run 0 plan "$MODEL" --quant nf4 --device cpu
+check "plan says so" prints 'weights in nf4'
 echo '{"text":"TOTAL 12.34"}' | "$MLLAMA" tokenize >ids 2>err
 check "tokenize and back" sh -c "'$MLLAMA' tokenize --decode <ids | grep -qF '{\"text\":\"TOTAL 12.34\"}'"
 
