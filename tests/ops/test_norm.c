@@ -75,6 +75,7 @@ static void check_norm(const struct norm_case *c, bool layer)
     }
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
+        exec_set_phase(ex, MLL_DECODE); /* a token's kernels may begin early */
         struct mat dw = op_weight(ex, &w, WEIGHT_VECTOR), db = op_weight(ex, &b, WEIGHT_VECTOR);
         if (c->in_place)
             memcpy(y, x, n * sizeof *y);
