@@ -9,22 +9,16 @@ tests/golden get their own requests. Per tensor: the largest difference over the
 the relative RMS error, and for the logits how often the likeliest token is the same.
 """
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import numpy as np
 from safetensors.numpy import load_file
 
+from quant_error import EMBEDDED, trace
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUESTION = "Read this receipt."
-
-
-def trace(mllama, device, model, images, out, request):
-    pictures = [word for image in images for word in ("-i", str(image))]
-    subprocess.run([mllama, "trace", "--device", device, "-m", model, *pictures, "-o", out, *request], check=True,
-                   stderr=subprocess.DEVNULL)
-    return load_file(out)
 
 
 def ids_of(*parts):
@@ -33,10 +27,9 @@ def ids_of(*parts):
 
 def requests(cpu, file):
     """(name, model, images, request) of every case."""
-    model = ROOT / "models" / "receipts-tiny"
     for image in sorted((ROOT / "models" / "samples").glob("*.png")):
-        t = trace(cpu, "cpu", model, [image], file, ["-p", QUESTION])
-        yield "embedded model, samples", model, [image], ids_of(t["input_ids"], t["generated"][:-1])
+        t = trace(cpu, EMBEDDED, [image], file, ["-p", QUESTION], "cpu")
+        yield "embedded model, samples", EMBEDDED, [image], ids_of(t["input_ids"], t["generated"][:-1])
     for case in sorted((ROOT / "tests" / "golden" / "cases").iterdir()):
         images = sorted((case / "images").glob("*")) if (case / "images").exists() else []
         ids = load_file(case / "expected.safetensors")
@@ -65,8 +58,8 @@ def main():
     sums = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, model, images, request in requests(cpu, f"{folder}/a"):
-            a = trace(cpu, "cpu", model, images, f"{folder}/a", request)
-            b = trace(gpu, "cuda", model, images, f"{folder}/b", request)
+            a = trace(cpu, model, images, f"{folder}/a", request, "cpu")
+            b = trace(gpu, model, images, f"{folder}/b", request, "cuda")
             last = max((k for k in a if k.startswith("hidden.")), key=lambda k: int(k[7:]))
             for key in ("vision_last_hidden", "cross_attention_states", last, "logits"):
                 if key in a:

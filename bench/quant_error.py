@@ -189,8 +189,9 @@ def weight_errors(source, folder):
 # ---- answers -----------------------------------------------------------------------------------------------
 
 
-def trace(mllama, model, image, out, prompt):
-    subprocess.run([mllama, "trace", "-m", model, "-i", image, "-o", out, *prompt], check=True,
+def trace(mllama, model, images, out, request, device="auto"):
+    pictures = [word for image in images for word in ("-i", image)]
+    subprocess.run([mllama, "trace", "--device", device, "-m", model, *pictures, "-o", out, *request], check=True,
                    stderr=subprocess.DEVNULL)
     return load_file(out)
 
@@ -204,7 +205,7 @@ def answers_of(mllama, images, tmp):
     """(image, prompt and answer as text of ids, ids of the prompt) of the plain embedded model."""
     out = []
     for image in images:
-        t = trace(mllama, EMBEDDED, image, tmp / "t", ["-p", QUESTION])
+        t = trace(mllama, EMBEDDED, [image], tmp / "t", ["-p", QUESTION])
         ids = np.concatenate([t["input_ids"], t["generated"][:-1]])
         out.append((image, ",".join(map(str, ids.tolist())), len(t["input_ids"])))
     return out
@@ -213,7 +214,7 @@ def answers_of(mllama, images, tmp):
 def states(mllama, model, answer, tmp):
     """Logits and the streams behind the layers where the answer's tokens are chosen."""
     image, ids, n_prompt = answer
-    t = trace(mllama, model, image, tmp / "t", ["--ids", ids, "-n", "1"])
+    t = trace(mllama, model, [image], tmp / "t", ["--ids", ids, "-n", "1"])
     layers = sum(k.startswith("hidden.") for k in t)
     return [t[k][n_prompt - 1:].astype(float) for k in ("logits", *(f"hidden.{i}" for i in range(layers)))]
 
