@@ -9,7 +9,8 @@
  * call again at once, empty where one copy is more than any cache. */
 struct bench_case {
     int most, least;     /* repetitions: at least `least`, then until they took a few seconds */
-    double tolerance;    /* of the largest difference, by the largest expected magnitude */
+    double tolerance;    /* of the largest difference, by the largest expected magnitude; 0 for ops
+                            whose bits are the same on all backends */
     const void *flush;   /* BENCH_READ_BYTES of memory; NULL: none */
     double *cold, *warm; /* (most) seconds */
     size_t n_cold, n_warm;

@@ -105,7 +105,7 @@ static struct machine measure_cpu(const struct run *r)
 
 static enum mll_status measure_gpu(struct run *r, struct mll_error *err)
 {
-    struct op_shape add = {.kind = CASE_ADD, .n = 4096, .rows = 1, .cols = 16384, .name = "long"};
+    struct op_shape add = {.op = "add", .n = 4096, .rows = 1, .cols = 16384, .name = "long"};
     struct mll_exec *ex = NULL;
     MLL_TRY(plan_open_exec(&ex, &r->options, NULL, err));
     double bytes = op_case_bytes(&add, exec_kv_dtype(ex)) * 1e-9;
@@ -145,7 +145,7 @@ static enum mll_status add_row(const struct run *r, const struct op_shape *shape
     struct bench_stats cold = bench_stats(b->cold, b->n_cold),
                        warm = bench_stats(b->warm, b->n_warm);
     double rate = gbytes / cold.median, speed = tflop / cold.median;
-    report_text(p, "op", op_case_name(shape->kind));
+    report_text(p, "op", shape->op);
     report_text(p, "shape", shape->name);
     report_number(p, "n", shape->n);
     report_number(p, "seconds", cold.median);
@@ -167,7 +167,7 @@ static enum mll_status add_row(const struct run *r, const struct op_shape *shape
     report_number(p, "roofline_share", fmax(rate / m->read_gb_s, speed / m->peak_tflop_s));
     report_number(p, "clock_ghz", m->clock_ghz);
     report_number(p, "difference", b->difference);
-    if (shape->kind == CASE_ATTN || shape->kind == CASE_ROPE_KV_APPEND)
+    if (op_case_has_keys(shape))
         report_text(p, "kv", kinds[kv]);
     report_text(p, "device", r->device);
     report_number(p, "threads", r->threads);
@@ -190,7 +190,7 @@ static bool has_words(const char *name, const char *text)
 
 static bool is_wanted(const struct args *a, const struct op_shape *s)
 {
-    if (a->op && strcmp(a->op, op_case_name(s->kind)) != 0)
+    if (a->op && strcmp(a->op, s->op) != 0)
         return false;
     return a->shape ? has_words(s->name, a->shape) : a->all || s->usual;
 }
@@ -266,10 +266,10 @@ static enum mll_status select_shapes(struct op_shape *shapes, size_t *n, const s
                                      struct mll_error *err)
 {
     size_t kept = 0;
-    char names[256] = "";
-    for (int kind = 0; kind < CASE_COUNT; kind++) {
+    char names[512] = "";
+    for (size_t i = 0; op_case_name(i); i++) {
         size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", op_case_name(kind));
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", op_case_name(i));
     }
     for (size_t i = 0; i < *n; i++)
         if (is_wanted(args, &shapes[i]))
