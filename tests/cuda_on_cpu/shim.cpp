@@ -25,9 +25,11 @@ extern "C" void __tsan_destroy_fiber(void *);
 extern "C" void __tsan_switch_to_fiber(void *, unsigned);
 extern "C" void __tsan_acquire(void *);
 extern "C" void __tsan_release(void *);
+extern "C" void AnnotateIgnoreWritesBegin(const char *, int);
+extern "C" void AnnotateIgnoreWritesEnd(const char *, int);
 #endif
 
-enum { STACK_BYTES = 256 << 10, GUARD_BYTES = 4096, SHARED_MAX = 32 };
+enum { STACK_BYTES = 256 << 10, GUARD_BYTES = 4096, SHARED_MAX = 32, SHARED_BYTES = 256 << 10 };
 
 /* An array of shared memory; the heap block stays for the launch, block says whose content it has.
  */
@@ -55,7 +57,8 @@ static struct {
     size_t shared_bytes;
     enum shim_order order;
     uint64_t random;
-    char barrier_sync[2], start_sync, end_sync;
+    char start_sync, end_sync; /* of the grid */
+    char *block_memory;        /* SHIM_SYNCS addresses; shared memory for the thread sanitizer */
 } s;
 
 struct shim_thread *shim_now;
@@ -85,6 +88,11 @@ void shim_acquire(void *sync)
     __tsan_acquire(sync);
 #endif
     (void)sync;
+}
+
+void *shim_sync(int i)
+{
+    return s.block_memory != NULL ? s.block_memory + i : NULL;
 }
 
 /* ---- fibers ---------------------------------------------------------------------------------- */
@@ -130,14 +138,14 @@ static void switch_thread(struct shim_thread *to)
     shim_device.counts.switches++;
     shim_now = to;
     shim_thread_index = &to->index;
-    switch_fiber(&from->fiber, &to->fiber);
+    switch_fiber(from->fiber, to->fiber);
 }
 
 static void exit_thread(struct shim_thread *t);
 
 static void fiber_main(void)
 {
-    arrive(&shim_now->fiber);
+    arrive(shim_now->fiber);
     for (;;) {
         shim_acquire(&s.start_sync);
         s.grid->run(s.grid->body);
@@ -147,11 +155,10 @@ static void fiber_main(void)
 }
 
 /* Sets a fiber to the start of fiber_main, whose return address is never used. */
-static void rewind_fiber(struct shim_thread *t)
+static void rewind_fiber(struct shim_fiber *f, int number)
 {
-    struct shim_fiber *f = &t->fiber;
     /* not all at one place of a page: they would fight for the same lines of the cache */
-    size_t shift = (size_t)(t->number % SHIM_WARP) * 128;
+    size_t shift = (size_t)(number % SHIM_WARP) * 128;
     void **top = (void **)((uintptr_t)f->stack + f->stack_bytes - shift);
     top[-1] = NULL;
     top[-2] = (void *)fiber_main;
@@ -167,23 +174,29 @@ static void rewind_fiber(struct shim_thread *t)
 #endif
 }
 
-/* Stacks end in a page that nobody may touch, and begin below the thread's ring of copies. Fibers
- * live as long as the process. */
-static void make_thread(int number)
+/* A stack that begins below `more` bytes and ends in a page that nobody may touch; returns the
+ * former. Fibers live as long as the process. */
+static void *make_fiber(struct shim_fiber *f, int number, size_t more)
 {
-    struct shim_thread *t = &s.threads[number];
-    size_t ring = SHIM_COPIES_MAX * sizeof *t->copies;
-    char *stack = (char *)mmap(NULL, GUARD_BYTES + STACK_BYTES + ring, PROT_READ | PROT_WRITE,
+    char *stack = (char *)mmap(NULL, GUARD_BYTES + STACK_BYTES + more, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stack == MAP_FAILED || mprotect(stack, GUARD_BYTES, PROT_NONE) != 0)
         shim_die("no memory for thread %d", number);
+    f->stack = stack + GUARD_BYTES;
+    f->stack_bytes = STACK_BYTES;
+    rewind_fiber(f, number);
+    return stack + GUARD_BYTES + STACK_BYTES;
+}
+
+static void make_thread(int number)
+{
+    struct shim_thread *t = &s.threads[number];
     t->number = number;
     t->lane = number % SHIM_WARP;
     t->warp = &s.warps[number / SHIM_WARP];
-    t->fiber.stack = stack + GUARD_BYTES;
-    t->fiber.stack_bytes = STACK_BYTES;
-    t->copies = (struct shim_pending *)(stack + GUARD_BYTES + STACK_BYTES);
-    rewind_fiber(t);
+    for (int i = 0; i < SHIM_SETS; i++)
+        t->copies = (struct shim_pending *)make_fiber(&t->sets[i], number,
+                                                      SHIM_COPIES_MAX * sizeof *t->copies);
 }
 
 /* ---- complaints ------------------------------------------------------------------------------ */
@@ -320,12 +333,12 @@ int shim_barrier(enum shim_vote vote, bool predicate, const char *file, int line
     s.votes += predicate;
     /* Two addresses in turns: a thread that has run ahead to the next barrier must not lend its
      * order to one that still leaves this one. */
-    shim_release(&s.barrier_sync[epoch & 1]);
+    shim_release(shim_sync(epoch & 1));
     stop_running(t, SHIM_AT_BARRIER);
     if (++s.at_barrier == s.n_threads)
         open_barrier();
     shim_yield();
-    shim_acquire(&s.barrier_sync[epoch & 1]);
+    shim_acquire(shim_sync(epoch & 1));
     int votes = s.vote_results[epoch & 1];
     if (vote == SHIM_VOTE_COUNT)
         return votes;
@@ -341,13 +354,13 @@ static void fill_with_nan(void *p, size_t bytes)
 }
 
 /* 16-byte aligned, no more, and not a byte longer than asked for. The thread sanitizer would take
- * malloc for a write of the running thread: with it, the arrays lie in static memory. */
+ * malloc for a write of the running thread: with it, the arrays lie in the block's memory. */
 static void *allocate_shared(size_t bytes)
 {
     void *p = NULL;
 #ifdef SHIM_TSAN
-    alignas(16) static char arena[256 << 10];
-    p = s.shared_bytes + bytes <= sizeof arena ? arena + s.shared_bytes : NULL;
+    if (s.shared_bytes + bytes <= SHARED_BYTES)
+        p = s.block_memory + SHIM_SYNCS + s.shared_bytes;
 #else
     if (posix_memalign(&p, 16, bytes) != 0)
         p = NULL;
@@ -457,7 +470,7 @@ static void exit_thread(struct shim_thread *t)
     if (next != NULL)
         switch_thread(next);
     else if (s.exited == s.n_threads)
-        switch_fiber(&t->fiber, &s.host);
+        switch_fiber(t->fiber, &s.host);
     else
         shim_die("deadlock: every thread waits for another");
 }
@@ -473,17 +486,36 @@ void shim_trap(const char *message)
         shim_die("trap on the host: %s", message);
     s.trapped = true;
     shim_release(&s.end_sync);
-    switch_fiber(&shim_now->fiber, &s.host);
+    switch_fiber(shim_now->fiber, &s.host);
     __builtin_unreachable();
 }
 
 /* After a trap the fibers stand somewhere in the kernel: they start anew. */
 static void abandon_threads(void)
 {
-    shim_acquire(&s.barrier_sync[0]);
-    shim_acquire(&s.barrier_sync[1]);
+    shim_acquire(shim_sync(0));
+    shim_acquire(shim_sync(1));
     for (int i = 0; i < s.n_threads; i++)
-        rewind_fiber(&s.threads[i]);
+        rewind_fiber(s.threads[i].fiber, i);
+}
+
+/* Blocks of a grid run in any order, so nothing orders one behind another. To the thread sanitizer
+ * each has new memory for what is shared and for its sync addresses, and threads (and stacks) of
+ * its own: two sets in turns, for blocks that are neighbours in x, y or z. */
+static void separate_blocks(void)
+{
+    unsigned set = (shim_block_index.x + shim_block_index.y + shim_block_index.z) % SHIM_SETS;
+    for (int i = 0; i < s.n_threads; i++)
+        s.threads[i].fiber = &s.threads[i].sets[set];
+#ifdef SHIM_TSAN
+    free_shared();
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+    free(s.block_memory);
+    s.block_memory = (char *)malloc(SHIM_SYNCS + SHARED_BYTES);
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    if (s.block_memory == NULL)
+        shim_die("no memory for a block");
+#endif
 }
 
 static void begin_block(void)
@@ -491,6 +523,7 @@ static void begin_block(void)
     const dim3 block = s.grid->block;
     s.exited = s.at_barrier = s.votes = 0;
     s.warps_ready = 0;
+    separate_blocks();
     for (int i = 0; i < s.n_threads; i++) {
         struct shim_thread *t = &s.threads[i];
         unsigned n = (unsigned)i;
@@ -516,12 +549,10 @@ static void run_block(void)
     shim_device.counts.blocks++;
     shim_device.counts.threads += (uint64_t)s.n_threads;
     begin_block();
-    shim_release(&s.start_sync);
     shim_now = next_thread();
     shim_thread_index = &shim_now->index;
-    switch_fiber(&s.host, &shim_now->fiber);
+    switch_fiber(&s.host, shim_now->fiber);
     shim_now = NULL;
-    shim_acquire(&s.end_sync);
 }
 
 bool shim_run_grid(const struct shim_grid *grid)
@@ -537,12 +568,14 @@ bool shim_run_grid(const struct shim_grid *grid)
     shim_grid_dim = grid->grid;
     s.trapped = false;
     uint64_t blocks = (uint64_t)grid->grid.x * grid->grid.y * grid->grid.z;
+    shim_release(&s.start_sync);
     for (uint64_t b = 0; b < blocks && !s.trapped; b++) {
         uint64_t yz = b / grid->grid.x;
         shim_block_index = uint3{(unsigned)(b % grid->grid.x), (unsigned)(yz % grid->grid.y),
                                  (unsigned)(yz / grid->grid.y)};
         run_block();
     }
+    shim_acquire(&s.end_sync);
     if (s.trapped)
         abandon_threads();
     free_shared();

@@ -17,6 +17,13 @@
 
 enum { SHIM_WARP = 32, SHIM_THREADS_MAX = 1024, SHIM_COPIES_MAX = 512 };
 
+/* Fibers of a thread: separate_blocks. */
+#ifdef SHIM_TSAN
+enum { SHIM_SETS = 2 };
+#else
+enum { SHIM_SETS = 1 };
+#endif
+
 enum shim_state { SHIM_READY, SHIM_AT_BARRIER, SHIM_AT_COLLECTIVE, SHIM_EXITED };
 
 struct shim_fiber {
@@ -42,7 +49,6 @@ struct shim_meeting {
     const char *file;
     int line, parity;
     bool aligned; /* needs all lanes of the warp */
-    char sync[2]; /* addresses for the thread sanitizer, in turns */
 };
 
 struct shim_warp {
@@ -58,7 +64,7 @@ struct shim_pending {
 };
 
 struct shim_thread {
-    struct shim_fiber fiber;
+    struct shim_fiber sets[SHIM_SETS], *fiber; /* that of this block */
     struct uint3 index;
     int number, lane;
     struct shim_warp *warp;
@@ -86,6 +92,9 @@ void shim_wake(struct shim_warp *warp, unsigned lanes);
 /* An address that orders memory for the thread sanitizer: release before, acquire after. */
 void shim_release(void *sync);
 void shim_acquire(void *sync);
+/* Addresses of this block, two in turns for the barrier and for each meeting of a warp. */
+enum { SHIM_SYNCS = 2 + 2 * SHIM_WARP * SHIM_WARP + 14 };
+void *shim_sync(int i);
 /* For a thread of warp that exits: collectives that waited for it may be complete. */
 void shim_lane_exits(struct shim_warp *warp);
 

@@ -54,7 +54,8 @@ static void meet(unsigned mask, const struct shim_deposit *mine, shim_finish *fi
     m->line = t->line = line;
     m->here |= 1u << t->lane;
     warp->deposits[t->lane] = *mine;
-    char *sync = &m->sync[m->parity];
+    int meeting = t->number / SHIM_WARP * SHIM_WARP + (int)(m - warp->meetings);
+    void *sync = shim_sync(2 + 2 * meeting + m->parity);
     if (orders)
         shim_release(sync);
     if (complete(warp, m)) {

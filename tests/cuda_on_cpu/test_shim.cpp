@@ -378,6 +378,46 @@ static __global__ void turn_tiles(float *y, const float *x, enum bug bug)
     y[threadIdx.x] += x[threadIdx.x ^ 1];
 }
 
+/* The last block adds what the threads of all blocks left in part (gridDim.x, 64). */
+[[maybe_unused]] static __global__ void last_block_adds(int *y, int *part, unsigned *ticket,
+                                                        bool barrier, bool all_write)
+{
+    SHARED(unsigned, mine, [1]);
+    int t = (int)threadIdx.x;
+    part[blockIdx.x * 64 + threadIdx.x] = t;
+    if (all_write && t == 0)
+        y[0] = 0;
+    if (barrier)
+        __syncthreads();
+    if (t == 0)
+        mine[0] = atomicAdd(ticket, 1u);
+    __syncthreads();
+    if (mine[0] != gridDim.x - 1)
+        return;
+    int sum = 0;
+    for (unsigned b = 0; b < gridDim.x; b++)
+        sum += part[b * 64 + 63 - threadIdx.x];
+    y[t + 1] = sum;
+}
+
+static void add_in_last_block(bool barrier, bool all_write)
+{
+    int y[65], *dy = device<int>(65), *part = device<int>(3 * 64);
+    unsigned zero = 0, *ticket = to_device(&zero, 1);
+    LAUNCH(last_block_adds, 3, 64, 0, NULL, dy, part, ticket, barrier, all_write);
+    to_host(y, dy, 65);
+    for (int t = 0; t < 64; t++)
+        cr_expect_eq(y[t + 1], 3 * (63 - t));
+    cudaFree(dy);
+    cudaFree(part);
+    cudaFree(ticket);
+}
+
+Test(shim_bugs, the_last_block_is_right)
+{
+    add_in_last_block(true, false);
+}
+
 /* Whether some order of threads gives a wrong sum. */
 static bool noticed(enum bug bug)
 {
@@ -432,6 +472,16 @@ Test(race, shuffle_is_no_barrier, .disabled = true)
     int *y = device<int>(64);
     LAUNCH(shuffle_for_barrier, 1, 32, 0, NULL, y);
     cudaDeviceSynchronize();
+}
+
+Test(race, no_barrier_before_ticket, .disabled = true)
+{
+    add_in_last_block(false, false);
+}
+
+Test(race, blocks_write_one_place, .disabled = true)
+{
+    add_in_last_block(true, true);
 }
 #endif
 

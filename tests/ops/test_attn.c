@@ -402,11 +402,21 @@ static void check_faults(struct mll_exec *ex)
     p.begin[4] = -3;
     expect_fault(ex, &p, &c, good, 4, 4, -3, n_pos);
     p.begin[4] = 0;
-    int32_t end = p.end[0];
+    /* One beyond the table's row, whose entries are all good: behind it lies another sequence's. */
+    int32_t end = p.end[0], spare[3];
+    for (int i = 0; i < 3; i++) {
+        spare[i] = p.blocks[3 + i];
+        p.blocks[3 + i] = p.blocks[0];
+    }
     p.end[0] = n_pos + 1;
     expect_fault(ex, &p, &c, good, 0, 0, n_pos + 1, n_pos);
+    memcpy(&p.blocks[3], spare, sizeof spare);
     p.end[0] = 49; /* one beyond the blocks that sequence 0 owns: entry 3 is -1 */
     expect_fault(ex, &p, &c, good, 0, 3, -1, p.pool.n_blocks);
+    p.blocks[3] = p.blocks[0];
+    p.end[0] = 65; /* entry 4 too: on a GPU a warp has two entries, and this one is its first */
+    expect_fault(ex, &p, &c, good, 0, 4, -1, p.pool.n_blocks);
+    p.blocks[3] = spare[0];
     p.end[0] = end;
     free(good);
     drop(ex, &p);

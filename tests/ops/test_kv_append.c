@@ -196,10 +196,11 @@ Test(op_kv_append, of_two_rows_for_one_position_the_later_stays)
     float *k = op_floats(2 * ROW, 1, 1);
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, 0)) != NULL) {
+        if (op_is_cuda(ex)) /* a race, says ops.h */
+            continue;
         struct store s = new_store(ex);
         store_rows(ex, &s, NULL, k, k, NULL, seq, pos, 2);
-        float v = value_at(&s, 1, 3, 0, 0);
-        cr_expect(v == kept(&s, k[ROW]) || (op_is_cuda(ex) && v == kept(&s, k[0])));
+        cr_expect_eq(value_at(&s, 1, 3, 0, 0), kept(&s, k[ROW]));
         drop_store(ex, &s);
     }
     free(k);
