@@ -325,7 +325,8 @@ void op_rope(struct mll_exec *ex, float *x, const int32_t *pos, const float *inv
 /* Stores row r of k and v (n, n_kv_heads, head_dim) at position pos[r] of sequence seq[r]. Index
  * faults: seq against n_seqs, pos against max_blocks * MLL_KV_BLOCK (position: the row), block
  * against n_blocks (position: the element of table->blocks). A faulty row is not stored. Of two
- * rows for one position the later one stays; on a GPU they race, and what is stored is undefined. */
+ * rows for one position the later one stays; on a GPU they race, and what is stored is undefined.
+ */
 void op_kv_append(struct mll_exec *ex, struct kv_pool *pool, const float *k, const float *v,
                   const struct kv_table *table, const int32_t *seq, const int32_t *pos, int n);
 /* op_rope of q (n, heads, head_dim) and of k at the same positions, then op_kv_append of k and v;
