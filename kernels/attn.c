@@ -61,15 +61,30 @@ static bool row_ok(struct mll_exec *ex, const struct attn_args *a, int r)
     return true;
 }
 
-/* Cuts the rows into tiles: rows of one sequence, no more than fit the lanes. */
+/* Whether row r sees no key; its range may then be anything. */
+static bool is_empty(const struct attn_args *a, int r)
+{
+    return !a->ok[r] || a->begin[r] >= a->end[r];
+}
+
+/* Cuts the rows into tiles: rows of one sequence, no more than fit the lanes, without a block of
+ * keys between their ranges that none of them sees: the table may name anything there. */
 static void cut_tiles(struct attn_args *a, int n)
 {
-    int rows_max = ATTN_LANES / a->group;
+    int rows_max = ATTN_LANES / a->group, first = 0, lo = 0, hi = 0; /* the tile's blocks so far */
     a->n_tiles = 0;
     for (int r = 0; r < n; r++) {
-        int first = a->n_tiles ? a->tile_row[a->n_tiles - 1] : 0;
-        if (r == 0 || a->seq[r] != a->seq[first] || r - first == rows_max)
-            a->tile_row[a->n_tiles++] = r;
+        int from = is_empty(a, r) ? lo : a->begin[r] / MLL_KV_BLOCK;
+        int to = is_empty(a, r) ? hi : (a->end[r] - 1) / MLL_KV_BLOCK + 1;
+        bool apart = lo < hi && (from > hi || to < lo);
+        if (r == 0 || a->seq[r] != a->seq[first] || r - first == rows_max || apart) {
+            a->tile_row[a->n_tiles++] = first = r;
+            lo = hi = 0;
+        }
+        if (!is_empty(a, r)) {
+            lo = lo == hi || from < lo ? from : lo;
+            hi = to > hi ? to : hi;
+        }
     }
     a->tile_row[a->n_tiles] = n;
 }
@@ -81,11 +96,15 @@ static void attn_one_tile(const struct attn_args *a, struct attn_tile *t, int ti
     int first = a->tile_row[tile], last = a->tile_row[tile + 1];
     size_t row = (size_t)a->heads * (size_t)dim;
     bool seq_ok = a->seq[first] >= 0 && a->seq[first] < a->table->n_seqs;
+    int some = first; /* a row that sees keys; an empty range stands where its begins */
+    while (some < last && is_empty(a, some))
+        some++;
+    int none = some < last ? a->begin[some] : 0;
     t->lanes = 0;
     for (int r = first; r < last; r++)
         for (int h = head; h < head + a->group; h++)
             attn_tile_add(t, a->q + (size_t)r * row + (size_t)h * (size_t)dim, dim,
-                          a->ok[r] ? a->begin[r] : 0, a->ok[r] ? a->end[r] : 0);
+                          is_empty(a, r) ? none : a->begin[r], is_empty(a, r) ? none : a->end[r]);
     bool narrow = pool->dtype != MLL_DTYPE_F32;
     float *wide = (float *)((unsigned char *)t + attn_tile_bytes(dim));
     struct attn_keys keys = {
