@@ -157,7 +157,8 @@ int main(int argc, char **argv)
         fputs("usage: attn_bench THREADS | 1 --cpu-time\n", stderr);
         return 64;
     }
-    if (exec_open_cpu(&b.ex, b.threads, MLL_ISA_AUTO, false, (size_t)1 << 28, &err) != MLL_OK) {
+    if (exec_open_cpu(&b.ex, b.threads, MLL_ISA_AUTO, MLL_COMPUTE_F32, (size_t)1 << 28, &err) !=
+        MLL_OK) {
         fprintf(stderr, "%s\n", err.message);
         return mll_status_exit_code(err.code);
     }

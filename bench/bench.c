@@ -195,9 +195,24 @@ __attribute__((target("avx512f,avx512bf16"))) static float dot_bf16(void)
     return _mm512_reduce_add_ps(x[0]);
 }
 
-static bool has_bf16(void)
+__attribute__((target("avx512f,avx512vnni"))) static float dot_int8(void)
 {
-    return __builtin_cpu_supports("avx512bf16");
+    __m512i x[FMA_CHAINS], ones = _mm512_set1_epi32(0x01010101);
+    for (int j = 0; j < FMA_CHAINS; j++)
+        x[j] = _mm512_set1_epi32(j);
+    for (int i = 0; i < FMA_ROUNDS; i++)
+        for (int j = 0; j < FMA_CHAINS; j++)
+            x[j] = _mm512_dpbusd_epi32(x[j], ones, ones);
+    for (int j = 1; j < FMA_CHAINS; j++)
+        x[0] = _mm512_add_epi32(x[0], x[j]);
+    return (float)_mm512_reduce_add_epi32(x[0]);
+}
+
+static bool has_dot(enum mll_compute compute)
+{
+    if (compute == MLL_COMPUTE_BF16)
+        return __builtin_cpu_supports("avx512bf16");
+    return compute == MLL_COMPUTE_INT8 && __builtin_cpu_supports("avx512vnni");
 }
 #else
 static float fma_avx512(void)
@@ -210,8 +225,14 @@ static float dot_bf16(void)
     return fma_plain();
 }
 
-static bool has_bf16(void)
+static float dot_int8(void)
 {
+    return fma_plain();
+}
+
+static bool has_dot(enum mll_compute compute)
+{
+    (void)compute;
     return false;
 }
 #endif
@@ -225,12 +246,12 @@ static void fma_part(void *arg, size_t begin, size_t end, int thread)
         sink += (*run)();
 }
 
-double bench_fma_tflop_s(int threads, bool bf16)
+double bench_fma_tflop_s(int threads, enum mll_compute compute)
 {
-    bool avx512 = exec_isa_supported(MLL_ISA_AVX512);
-    bf16 &= avx512 && has_bf16();
-    float (*run)(void) = bf16 ? dot_bf16 : avx512 ? fma_avx512 : fma_plain;
-    double lanes = bf16 ? 32 : 16;
+    bool avx512 = exec_isa_supported(MLL_ISA_AVX512), dot = avx512 && has_dot(compute);
+    bool int8 = compute == MLL_COMPUTE_INT8;
+    float (*run)(void) = dot && int8 ? dot_int8 : dot ? dot_bf16 : avx512 ? fma_avx512 : fma_plain;
+    double lanes = !dot ? 16 : int8 ? 64 : 32;
     double start = bench_seconds();
     par_once(threads, (size_t)threads, fma_part, &run);
     double operations = 2.0 * FMA_CHAINS * (avx512 ? lanes * FMA_ROUNDS : FMA_ROUNDS / 100);

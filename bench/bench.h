@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ops.h"
+
 double bench_seconds(void); /* monotonic */
 /* CPU time of the calling thread: what one thread needs, whatever else the machine does. */
 double bench_thread_seconds(void);
@@ -31,10 +33,10 @@ double bench_read_gb_s(int threads, const void *data, size_t bytes, double (*clo
  * and what is written counted. */
 double bench_copy_gb_s(int threads, void *data, size_t bytes);
 
-/* What the threads reach together with fused multiply-adds in registers, float32 or (bf16, where
- * the CPU has it) the BF16 dot instruction; AVX-512 where there is it; in 1e12 operations a second:
- * the roof of everything that computes so. Some 30 ms. */
-double bench_fma_tflop_s(int threads, bool bf16);
+/* What the threads reach together with multiply-adds in registers: float32, or where the CPU has
+ * them the dot instructions of bf16 and int8; AVX-512 where there is it; in 1e12 operations a
+ * second: the roof of everything that computes so. Some 30 ms. */
+double bench_fma_tflop_s(int threads, enum mll_compute compute);
 
 /* The clock of the core that this runs on, from a chain of additions of one cycle each: the best of
  * a few tries of a millisecond. Low where the machine throttles or something else has the core. */

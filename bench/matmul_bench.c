@@ -3,11 +3,11 @@
  *     matmul_bench THREADS [--cpu-time]
  *
  * One request a line on stdin, one line of answer:
- *     matmul f32|bf16 N ROWS COLS   seconds of y = x W^T, W bf16, in that arithmetic
+ *     matmul f32|bf16|int8 N ROWS COLS   seconds of y = x W^T, W bf16, in that arithmetic
  *     read                          GB/s of reading the memory that `decode` uses (>= 2 GB)
- *     decode f32|bf16 N             seconds and weight bytes of all matrices of one step of N
+ *     decode f32|bf16|int8 N             seconds and weight bytes of all matrices of one step of N
  *                                   rows through a 1B-like decoder: 16 layers, bf16, 2.5 GB
- *     coded nf4|nf4-dq|int8 f32|bf16 N ROWS COLS COUNT
+ *     coded nf4|nf4-dq|int8 f32|bf16|int8 N ROWS COLS COUNT
  *                                   seconds and weight bytes of COUNT different matrices in turn
  * bench/peers/torch_matmul.py and q4_matmul.py drive it. --cpu-time counts CPU time of the one
  * thread. */
@@ -26,7 +26,7 @@ static const int layer_shapes[MATRICES][2] = {{2048, 2048}, {512, 2048},  {512, 
 static const int head_shape[2] = {128256, 2048};
 
 struct bench {
-    struct mll_exec *f32, *bf16; /* bf16 NULL where the CPU has no dot instruction */
+    struct mll_exec *execs[3]; /* by enum mll_compute; NULL where the CPU has no dot instruction */
     double (*clock)(void);
     int threads;
     int n, rows, cols; /* of the matrices below */
@@ -137,6 +137,13 @@ static double time_coded(struct bench *b, struct mll_exec *ex, const char *type,
     return b->clock() - start;
 }
 
+static struct mll_exec *exec_for(const struct bench *b, const char *kind)
+{
+    return b->execs[strcmp(kind, "int8") == 0   ? MLL_COMPUTE_INT8
+                    : strcmp(kind, "bf16") == 0 ? MLL_COMPUTE_BF16
+                                                : MLL_COMPUTE_F32];
+}
+
 static bool prepare_coded(struct bench *b, int n, int rows, int cols)
 {
     if (b->floats == NULL)
@@ -155,12 +162,12 @@ static bool answer(struct bench *b, const char *line)
         printf("%.9g\n", bench_read_gb_s(b->threads, b->decoder, b->decoder_bytes, b->clock));
     } else if (sscanf(line, "matmul %7s %d %d %d", kind, &n, &rows, &cols) == 4 && n > 0 &&
                n <= 1 << 16 && rows > 0 && rows <= 1 << 18 && cols > 0 && cols <= 1 << 15) {
-        struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
+        struct mll_exec *ex = exec_for(b, kind);
         if (!prepare(b, n, rows, cols))
             return false;
         printf("%.9g\n", ex != NULL ? time_matmul(b, ex) : 0.0);
     } else if (sscanf(line, "decode %7s %d", kind, &n) == 2 && n > 0 && n <= MAX_N) {
-        struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
+        struct mll_exec *ex = exec_for(b, kind);
         if (!prepare_decoder(b))
             return false;
         printf("%.9g %zu\n", ex != NULL ? time_decode(b, ex, n) : 0.0, b->decoder_bytes);
@@ -168,7 +175,7 @@ static bool answer(struct bench *b, const char *line)
                    6 &&
                n > 0 && n <= 4096 && rows > 0 && cols > 0 && cols % 64 == 0 && count > 0 &&
                (size_t)rows * (size_t)cols / 64 * (size_t)count <= FLOATS) {
-        struct mll_exec *ex = strcmp(kind, "bf16") == 0 ? b->bf16 : b->f32;
+        struct mll_exec *ex = exec_for(b, kind);
         if (!prepare_coded(b, n, rows, cols))
             return false;
         printf("%.9g %zu\n", ex != NULL ? time_coded(b, ex, type, count) : 0.0,
@@ -191,17 +198,17 @@ int main(int argc, char **argv)
         fputs("usage: matmul_bench THREADS | 1 --cpu-time\n", stderr);
         return 64;
     }
-    if (exec_open_cpu(&b.f32, b.threads, MLL_ISA_AUTO, false, scratch, &err) != MLL_OK) {
-        fprintf(stderr, "%s\n", err.message);
+    for (int i = 0; i < 3; i++)
+        if (exec_open_cpu(&b.execs[i], b.threads, MLL_ISA_AUTO, (enum mll_compute)i, scratch,
+                          &err) != MLL_OK)
+            fprintf(stderr, "%s\n", err.message);
+    if (b.execs[MLL_COMPUTE_F32] == NULL)
         return mll_status_exit_code(err.code);
-    }
-    if (exec_open_cpu(&b.bf16, b.threads, MLL_ISA_AUTO, true, scratch, &err) != MLL_OK)
-        fprintf(stderr, "%s\n", err.message);
     bool ok = true;
     while (ok && fgets(line, sizeof line, stdin) != NULL)
         ok = answer(&b, line);
-    exec_close(b.f32);
-    exec_close(b.bf16);
+    for (int i = 0; i < 3; i++)
+        exec_close(b.execs[i]);
     free(b.w);
     free(b.x);
     free(b.y);

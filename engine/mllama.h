@@ -52,7 +52,9 @@ struct mll_options {
     int max_images;    /* images a session can hold; 0: 4 */
     const char *kv_type; /* "f32" (CPU only), "f16", "int8" (both with a scale a position and head);
                           * NULL: the device's own, float32 on the CPU, fp16 on a GPU */
-    bool compute_bf16;   /* CPU: matmuls by the BF16 dot instruction */
+    const char *compute; /* CPU: "f32" (default); "bf16": matmuls by the BF16 dot instruction, for
+                          * CPUs with AVX512_BF16; "int8": those of 4-bit and int8 weights by int8
+                          * dot products, fast with AVX512_VNNI (docs/MODEL.md, docs/SPEED.md) */
     bool debug_sync;   /* GPU: wait behind every kernel; errors and faults name kernel and layer */
     bool fast;         /* GPU: prompt rows by cuBLASLt: results depend on what runs beside */
     bool no_early;     /* GPU: no kernel of a token begins before the one in front has ended */

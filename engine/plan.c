@@ -22,27 +22,29 @@ enum {
     MAX_CHUNK = 8192,
 };
 
-static enum mll_status isa_by_name(enum mll_isa *isa, const char *name, struct mll_error *err)
+/* Which of the names, a list that ends with NULL, name is; NULL is the first. */
+static enum mll_status index_of(int *index, const char *name, const char *const *names,
+                                const char *expected, struct mll_error *err)
 {
-    static const char *const names[] = {"auto", "c", "avx2", "avx512"};
-    *isa = MLL_ISA_AUTO;
-    for (int i = 0; name != NULL && i < 4; i++) {
-        *isa = (enum mll_isa)i;
-        if (strcmp(name, names[i]) == 0)
+    for (*index = 0; name != NULL && names[*index] != NULL; ++*index)
+        if (strcmp(name, names[*index]) == 0)
             return MLL_OK;
-    }
     if (name == NULL)
         return MLL_OK;
-    return mll_fail(err, MLL_ERR_BAD_OPTION, "isa: expected auto, c, avx2 or avx512, found %s",
-                    name);
+    return mll_fail(err, MLL_ERR_BAD_OPTION, "%s, found %s", expected, name);
 }
 
 static enum mll_status open_cpu(struct mll_exec **ex, const struct mll_options *options,
                                 struct mll_error *err)
 {
-    enum mll_isa isa;
-    MLL_TRY(isa_by_name(&isa, options->isa, err));
-    MLL_TRY(exec_open_cpu(ex, options->threads, isa, options->compute_bf16, 0, err));
+    static const char *const isas[] = {"auto", "c", "avx2", "avx512", NULL};
+    static const char *const computes[] = {"f32", "bf16", "int8", NULL};
+    int isa, compute;
+    MLL_TRY(index_of(&isa, options->isa, isas, "isa: expected auto, c, avx2 or avx512", err));
+    MLL_TRY(
+        index_of(&compute, options->compute, computes, "compute: expected f32, bf16 or int8", err));
+    MLL_TRY(
+        exec_open_cpu(ex, options->threads, (enum mll_isa)isa, (enum mll_compute)compute, 0, err));
     if (options->debug_bounds)
         exec_trap_bounds(*ex);
     return MLL_OK;
@@ -85,8 +87,8 @@ static enum mll_status open_any(struct mll_exec **ex, const struct mll_options *
     if (!is_auto)
         return exec_open_cuda(ex, &cuda, 0, err);
     /* Asking for a form of the CPU's is asking for the CPU. */
-    if (options->isa == NULL && !options->compute_bf16 &&
-        exec_open_cuda(ex, &cuda, 0, &gpu) == MLL_OK)
+    bool any_form = options->compute == NULL || strcmp(options->compute, "f32") == 0;
+    if (options->isa == NULL && any_form && exec_open_cuda(ex, &cuda, 0, &gpu) == MLL_OK)
         return MLL_OK;
     if (why_cpu != NULL)
         *why_cpu = gpu;
@@ -376,7 +378,7 @@ static void as_on_a_gpu(struct mll_options *options)
 {
     options->device = "cpu";
     options->kv_type = "f16";
-    options->compute_bf16 = false;
+    options->compute = NULL;
     if (options->prefill_chunk == 0)
         options->prefill_chunk = DEFAULT_CHUNK_GPU;
 }

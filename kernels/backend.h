@@ -132,7 +132,7 @@ struct mll_exec {
     char describe[96];
     /* the CPU's own */
     enum mll_isa isa; /* never AUTO */
-    bool bf16;
+    enum mll_compute compute;
     int threads;
     struct par *par; /* of so many */
     bool trap;       /* exec_trap_bounds */

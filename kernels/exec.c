@@ -84,16 +84,17 @@ int exec_usable_cores(void)
 
 /* ---- open, close ----------------------------------------------------------------------------- */
 
-enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
-                              size_t scratch_bytes, struct mll_error *err)
+enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa,
+                              enum mll_compute compute, size_t scratch_bytes, struct mll_error *err)
 {
+    static const char *const computes[] = {"", " bf16", " int8"};
     *ex = NULL;
     MLL_ASSERT(threads >= 0);
     if (!exec_isa_supported(isa))
         return mll_fail(err, MLL_ERR_DEVICE, "this CPU has no %s", isa_name(isa));
     if (isa == MLL_ISA_AUTO)
         isa = best_isa();
-    if (bf16 && (isa != MLL_ISA_AVX512 || !has_bf16_dot()))
+    if (compute == MLL_COMPUTE_BF16 && (isa != MLL_ISA_AVX512 || !has_bf16_dot()))
         return mll_fail(err, MLL_ERR_DEVICE,
                         "compute in bf16 needs a CPU with AVX512_BF16; this exec is cpu %s",
                         isa_name(isa));
@@ -114,11 +115,11 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
     }
     e->ops = &op_table_cpu;
     e->isa = isa;
-    e->bf16 = bf16;
+    e->compute = compute;
     e->threads = threads;
     e->kv_dtype = MLL_DTYPE_F32;
     snprintf(e->describe, sizeof e->describe, "cpu %s%s, %d thread%s", isa_name(isa),
-             bf16 ? " bf16" : "", threads, threads == 1 ? "" : "s");
+             computes[compute], threads, threads == 1 ? "" : "s");
     *ex = e;
     return MLL_OK;
 }

@@ -1,7 +1,7 @@
 /* matmul.c - y = x W^T + b: the plain form, and the choice of a form.  Contract: ops.h.
  *   y[r][o] = dot(x[r], w[o]) + bias[o]        HF: nn.Linear
  * The order of every sum is that of dot() in ops.h: 16 lanes, one fused multiply-add an element. */
-#include "matmul.h"
+#include "matmul_int8.h"
 
 #include <math.h>
 
@@ -64,7 +64,7 @@ static const struct matmul_form *form_of(const struct mll_exec *ex, const struct
     if (w->dtype == MLL_DTYPE_Q4 && !matmul_q4_fits(w))
         return NULL;
 #if defined(__x86_64__)
-    if (ex->bf16 && (w->dtype == MLL_DTYPE_BF16 || quant_is_coded(w->dtype)))
+    if (ex->compute == MLL_COMPUTE_BF16 && (w->dtype == MLL_DTYPE_BF16 || quant_is_coded(w->dtype)))
         return &matmul_avx512_bf16;
     if (ex->isa == MLL_ISA_AVX512)
         return &matmul_avx512;
@@ -115,7 +115,9 @@ void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat 
 {
     struct matmul m = {.y = y, .x = x, .w = w, .bias = bias, .n = n};
     m.form = form_of(ex, w);
-    if (m.form == NULL)
+    if (ex->compute == MLL_COMPUTE_INT8 && matmul_int8_takes(w))
+        matmul_int8(ex, &m);
+    else if (m.form == NULL)
         par_for(ex->par, ex->threads, (size_t)w->rows, plain_rows, &m);
     else if (n > DIRECT_ROWS)
         matmul_block(ex, &m);
@@ -130,7 +132,7 @@ void matmul_group_cpu(struct mll_exec *ex, float *const y[], const float *x,
         matmul_cpu(ex, y[i], x, w[i], NULL, n);
 }
 
-size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
+static size_t float_scratch(const struct mll_exec *ex, int n, int cols)
 {
     if (ex->isa == MLL_ISA_C)
         return 0;
@@ -139,6 +141,14 @@ size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
     if (ex->isa != MLL_ISA_AVX512)
         return 0;
     size_t ordered = (size_t)n * (size_t)cols * sizeof(float);
-    size_t rounded = ex->bf16 ? (size_t)n * bf16_row_bytes(cols) : 0;
+    size_t rounded = ex->compute == MLL_COMPUTE_BF16 ? (size_t)n * bf16_row_bytes(cols) : 0;
     return ordered > rounded ? ordered : rounded;
+}
+
+size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
+{
+    size_t floats = float_scratch(ex, n, cols), int8 = 0;
+    if (ex->compute == MLL_COMPUTE_INT8)
+        int8 = matmul_int8_scratch(ex->threads, n, cols);
+    return floats > int8 ? floats : int8;
 }

@@ -15,7 +15,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 /* A loop of constant length, written out. */
-#define EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); i++)
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 /* How w is stored and multiplied: widened to float32, or as bf16 pairs. */
 enum kind { KIND_F32, KIND_F16, KIND_BF16, KIND_I8, KIND_BF16_DOT, KIND_I8_DOT };

@@ -96,12 +96,21 @@ const char *op_name(enum mll_op op);
 
 enum mll_isa { MLL_ISA_AUTO = 0, MLL_ISA_C, MLL_ISA_AVX2, MLL_ISA_AVX512 };
 
+/* How matmuls are computed; the same bits for any thread count and rows in all of them.
+ *   BF16   x and 4-bit weights are rounded to bf16, in front of bf16, 8-bit and 4-bit weights, for
+ *          the BF16 dot instruction (its order: matmul_bf16.c)
+ *   INT8   x is rounded to 8 bits and a scale for each 64 elements of a row, in front of 8-bit and
+ *          4-bit weights; products are integers (matmul_int8.h). Other weights as in F32. The same
+ *          bits in all forms, but the plain one serves CPUs without AVX512_VNNI: slow. */
+enum mll_compute { MLL_COMPUTE_F32 = 0, MLL_COMPUTE_BF16, MLL_COMPUTE_INT8 };
+
 /* A CPU exec. threads 0: the cores this process may use. isa other than AUTO forces one form (for
- * tests and benchmarks). bf16: matmuls with bf16 weights round activations to bf16 and use the
- * BF16 dot instruction (its order: matmul_bf16.c). MLL_ERR_DEVICE where this CPU lacks either
- * (exec_isa_supported). scratch_bytes: one arena, allocated here, the only memory the ops use. */
-enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa, bool bf16,
-                              size_t scratch_bytes, struct mll_error *err);
+ * tests and benchmarks). MLL_ERR_DEVICE where this CPU lacks it (exec_isa_supported), or compute is
+ * BF16 and the CPU or the form has no dot instruction. scratch_bytes: one arena, allocated here,
+ * the only memory the ops use. */
+enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa isa,
+                              enum mll_compute compute, size_t scratch_bytes,
+                              struct mll_error *err);
 /* An exec on a GPU of compute capability 7.0 or more. scratch_bytes as above, on the device.
  * MLL_ERR_DEVICE: no such device, no driver or one too old, an architecture this build has no code
  * for, or a build without CUDA; MLL_ERR_NO_MEMORY with what was needed and what is free. */

@@ -38,7 +38,7 @@ static enum mll_status expect(float **y, const struct mll_exec *ex, const struct
     if (*y == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "no memory for %s", shape->name);
     enum mll_isa isa = on_gpu(ex) ? MLL_ISA_AUTO : MLL_ISA_C;
-    MLL_TRY(exec_open_cpu(&plain, exec_threads(ex), isa, false, 0, err));
+    MLL_TRY(exec_open_cpu(&plain, exec_threads(ex), isa, MLL_COMPUTE_F32, 0, err));
     enum mll_status status = exec_set_kv_dtype(plain, exec_kv_dtype(ex), err);
     if (status == MLL_OK)
         status = exec_reserve(plain, op_case_scratch(plain, shape, 1), err);

@@ -22,7 +22,9 @@
 #include <string.h>
 
 enum { USUAL_REPETITIONS = 10, LEAST_REPETITIONS = 5 };
-static const double gpu_tolerance = 5e-3, bf16_tolerance = 1e-2; /* fp16's and bf16's roundings */
+static const double gpu_tolerance = 5e-3; /* fp16's roundings */
+static const double tolerances[] = {
+    [MLL_COMPUTE_F32] = 0, [MLL_COMPUTE_BF16] = 1e-2, [MLL_COMPUTE_INT8] = 2e-2};
 
 static const struct report_column columns[] = {
     {.name = "op", .title = "op"},
@@ -93,12 +95,20 @@ struct run {
 
 /* ---- what the machine gives ------------------------------------------------------------------ */
 
+static enum mll_compute compute_of(const struct run *r)
+{
+    const char *name = r->options.compute ? r->options.compute : "f32";
+    return strcmp(name, "int8") == 0   ? MLL_COMPUTE_INT8
+           : strcmp(name, "bf16") == 0 ? MLL_COMPUTE_BF16
+                                       : MLL_COMPUTE_F32;
+}
+
 static struct machine measure_cpu(const struct run *r)
 {
     return (struct machine){
         .read_gb_s = bench_read_gb_s(r->threads, r->memory, BENCH_READ_BYTES, bench_seconds),
         .copy_gb_s = bench_copy_gb_s(r->threads, r->memory, BENCH_READ_BYTES),
-        .peak_tflop_s = bench_fma_tflop_s(r->threads, r->options.compute_bf16),
+        .peak_tflop_s = bench_fma_tflop_s(r->threads, compute_of(r)),
         .clock_ghz = bench_clock_ghz(),
         .nominal_gb_s = NAN};
 }
@@ -225,7 +235,7 @@ static enum mll_status open_device(struct run *r, struct mll_error *err)
     bool asked = r->args->repetitions > 0;
     b->most = asked ? r->args->repetitions : USUAL_REPETITIONS;
     b->least = asked ? b->most : LEAST_REPETITIONS;
-    b->tolerance = r->gpu ? gpu_tolerance : r->options.compute_bf16 ? bf16_tolerance : 0;
+    b->tolerance = r->gpu ? gpu_tolerance : tolerances[compute_of(r)];
     b->cold = calloc(2 * (size_t)b->most, sizeof *b->cold);
     b->warm = b->cold ? b->cold + b->most : NULL;
     if (!r->gpu)

@@ -101,22 +101,22 @@ void model_options(struct mll_options *options, const struct args *args,
                    const struct tool_model *model)
 {
     static const char *const references[] = {"meta", "hf4", "hf5"};
-    *options = (struct mll_options){
-        .model = model->path,
-        .device = args->device,
-        .threads = args->threads,
-        .ctx_size = args->ctx_size,
-        .prefill_chunk = args->prefill_chunk,
-        .max_images = args->max_images,
-        .compute_bf16 = args->compute && strcmp(args->compute, "bf16") == 0,
-        .no_mmap = args->no_mmap,
-        .fast = args->fast,
-        .no_early = args->no_early,
-        .debug_sync = args->debug_sync || env_export(args->env, "CUDA_LAUNCH_BLOCKING"),
-        .debug_bounds = args->debug_bounds,
-        .isa = args->isa,
-        .kv_type = args->kv_type,
-        .quant = args->quant};
+    *options = (struct mll_options){.model = model->path,
+                                    .device = args->device,
+                                    .threads = args->threads,
+                                    .ctx_size = args->ctx_size,
+                                    .prefill_chunk = args->prefill_chunk,
+                                    .max_images = args->max_images,
+                                    .compute = args->compute,
+                                    .no_mmap = args->no_mmap,
+                                    .fast = args->fast,
+                                    .no_early = args->no_early,
+                                    .debug_sync = args->debug_sync ||
+                                                  env_export(args->env, "CUDA_LAUNCH_BLOCKING"),
+                                    .debug_bounds = args->debug_bounds,
+                                    .isa = args->isa,
+                                    .kv_type = args->kv_type,
+                                    .quant = args->quant};
     for (size_t i = 0; args->reference && i < 3; i++)
         if (strcmp(args->reference, references[i]) == 0)
             options->reference = (enum mll_reference)i;

@@ -98,8 +98,10 @@ const struct option_row option_table[] = {
      "auto (default): the first GPU that can be used, else the CPU", 0, 0},
     {"reference", 0, OPT_CHOICE, AT(reference), OPENS, "meta|hf4|hf5",
      "whose arithmetic: Meta's (default), transformers 4.45-4.54, 4.56 and later", 0, 0},
-    {"compute", 0, OPT_CHOICE, AT(compute), OPENS, "f32|bf16",
-     "bf16 rounds activations and uses the BF16 dot instruction", 0, 0},
+    {"compute", 0, OPT_CHOICE, AT(compute), OPENS, "f32|bf16|int8",
+     "CPU: round activations to bf16, or to 8 bits before 4- and 8-bit weights; use dot "
+     "instructions",
+     0, 0},
     {"ctx-size", 'c', OPT_INT, AT(ctx_size), OPENS, "N",
      "tokens of prompt and answer (default: the model's, at most 8192)", 1, 16777216},
     {"max-images", 0, OPT_INT, AT(max_images), OPENS, "N", "images a request may hold (default 4)",

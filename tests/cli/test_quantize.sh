@@ -35,6 +35,12 @@ check "--skip of everything" run 0 quantize "$MODEL" none --int8 --skip language
     --skip vision_model --skip multi_modal_projector
 check "changes no number" same "$plain" "$(hash_of -m none)"
 
+int8=$(hash_of -m nf4 --compute int8)
+check "--compute int8: other logits" differ "$int8" "$(hash_of -m nf4)"
+check "the same by plain C, one thread and other chunks" same "$int8" \
+    "$(hash_of -m nf4 --compute int8 --isa c -t 1 --prefill-chunk 3)"
+check "no other logits of 16-bit weights" same "$plain" "$(hash_of -m "$MODEL" --compute int8)"
+
 check "plan of a model without files" run 0 plan --synthetic 11b -c 4096 --device cpu --json
 check "has every choice" prints '"quant":"nf4-dq"'
 # The figures of docs/MODEL.md may drift by what a scratch takes; what fits where may not.

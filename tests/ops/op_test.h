@@ -181,7 +181,8 @@ static inline struct mll_exec *op_exec(int threads, enum mll_isa isa, size_t scr
 {
     struct mll_exec *ex;
     struct mll_error err;
-    cr_assert_eq(exec_open_cpu(&ex, threads, isa, false, scratch, &err), MLL_OK, "%s", err.message);
+    cr_assert_eq(exec_open_cpu(&ex, threads, isa, MLL_COMPUTE_F32, scratch, &err), MLL_OK, "%s",
+                 err.message);
     return ex;
 }
 

@@ -40,7 +40,7 @@ Test(exec, bf16_compute_without_the_instruction_is_a_device_error)
 {
     struct mll_exec *ex;
     struct mll_error err;
-    cr_expect_eq(exec_open_cpu(&ex, 1, MLL_ISA_C, true, 0, &err), MLL_ERR_DEVICE);
+    cr_expect_eq(exec_open_cpu(&ex, 1, MLL_ISA_C, MLL_COMPUTE_BF16, 0, &err), MLL_ERR_DEVICE);
     cr_expect_null(ex);
 }
 
@@ -48,7 +48,8 @@ Test(exec, more_scratch_than_there_is_memory_is_an_error)
 {
     struct mll_exec *ex;
     struct mll_error err;
-    cr_expect_eq(exec_open_cpu(&ex, 1, MLL_ISA_AUTO, false, SIZE_MAX / 2, &err), MLL_ERR_NO_MEMORY);
+    cr_expect_eq(exec_open_cpu(&ex, 1, MLL_ISA_AUTO, MLL_COMPUTE_F32, SIZE_MAX / 2, &err),
+                 MLL_ERR_NO_MEMORY);
 }
 
 Test(exec, arena_is_a_stack_of_aligned_blocks)

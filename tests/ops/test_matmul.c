@@ -161,11 +161,11 @@ static size_t scratch_on(const struct mll_exec *ex)
 }
 
 /* Scratch for the widest case, as the stages would ask for it, on a CPU and on a GPU. */
-static size_t scratch_of(bool bf16, int threads)
+static size_t scratch_of(enum mll_compute compute, int threads)
 {
     struct mll_exec *ex = NULL, *cuda = op_exec_cuda(0);
     struct mll_error err;
-    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, bf16, 0, &err) != MLL_OK)
+    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, compute, 0, &err) != MLL_OK)
         ex = NULL;
     size_t cpu_bytes = scratch_on(ex), cuda_bytes = scratch_on(cuda);
     exec_close(ex);
@@ -177,7 +177,7 @@ static size_t scratch_of(bool bf16, int threads)
 
 Test(op_matmul, every_form_and_thread_count_gives_the_bits_of_the_c_form)
 {
-    size_t scratch = scratch_of(false, 7);
+    size_t scratch = scratch_of(MLL_COMPUTE_F32, 7);
     for (int i = 0; i < N_CASES; i++) {
         const struct matmul_case *c = &cases[i];
         struct data d = make(c);
@@ -203,7 +203,7 @@ Test(op_matmul, every_form_and_thread_count_gives_the_bits_of_the_c_form)
  * of the operands costs, two roundings of up to 2^-11 a product, is the second bound. */
 Test(op_matmul, both_phases_of_a_gpu_are_the_formula_on_half_rows)
 {
-    size_t scratch = scratch_of(false, 1);
+    size_t scratch = scratch_of(MLL_COMPUTE_F32, 1);
     struct mll_exec *ex = op_exec_cuda(scratch);
     if (ex == NULL)
         cr_skip_test("no CUDA device");
@@ -275,7 +275,7 @@ static void check_rows_alone(struct mll_exec *ex, const struct matmul_case *c)
 
 Test(op_matmul, a_row_has_the_same_bits_alone_and_among_others, .disabled = OP_RACE)
 {
-    size_t scratch = scratch_of(false, 7);
+    size_t scratch = scratch_of(MLL_COMPUTE_F32, 7);
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, scratch)) != NULL)
         for (int phase = MLL_PREFILL; phase <= (op_is_cuda(ex) ? MLL_DECODE : MLL_PREFILL); phase++)
@@ -389,7 +389,8 @@ static struct mll_exec *open_bf16(int threads)
 {
     struct mll_exec *ex = NULL;
     struct mll_error err;
-    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, true, scratch_of(true, threads), &err) != MLL_OK)
+    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, MLL_COMPUTE_BF16,
+                      scratch_of(MLL_COMPUTE_BF16, threads), &err) != MLL_OK)
         cr_skip_test("this CPU has no BF16 dot instruction");
     return ex;
 }

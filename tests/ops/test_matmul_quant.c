@@ -1,7 +1,9 @@
 /* test_matmul_quant.c - op_matmul by 4-bit and 8-bit weights, against the formula in double; the
  * same bits for every form, thread count and number of rows, on a GPU within each phase. */
+#include <math.h>
 #include <stdio.h>
 
+#include "quant.h"
 #include "quant_data.h"
 
 static const struct quant_kind kinds[] = {
@@ -118,11 +120,11 @@ static int phases(const struct mll_exec *ex)
     return op_is_cuda(ex) ? 2 : 1;
 }
 
-static struct mll_exec *open_exec(int threads, bool bf16, size_t scratch)
+static struct mll_exec *open_exec(int threads, enum mll_compute compute, size_t scratch)
 {
     struct mll_exec *ex = NULL;
     struct mll_error err;
-    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, bf16, scratch, &err) != MLL_OK)
+    if (exec_open_cpu(&ex, threads, MLL_ISA_AUTO, compute, scratch, &err) != MLL_OK)
         cr_skip_test("this CPU has no BF16 dot instruction");
     return ex;
 }
@@ -138,15 +140,15 @@ static size_t scratch_on(struct mll_exec *ex)
     return most;
 }
 
-static size_t scratch_of(bool bf16)
+static size_t scratch_of(enum mll_compute compute)
 {
-    size_t cpu = scratch_on(open_exec(7, bf16, 0)), cuda = scratch_on(op_exec_cuda(0));
+    size_t cpu = scratch_on(open_exec(7, compute, 0)), cuda = scratch_on(op_exec_cuda(0));
     return cpu > cuda ? cpu : cuda;
 }
 
 Test(op_matmul_quant, every_form_and_thread_count_gives_the_bits_of_the_c_form)
 {
-    size_t scratch = scratch_of(false);
+    size_t scratch = scratch_of(MLL_COMPUTE_F32);
     for (int i = 0; i < N_CASES * N_KINDS; i++) {
         struct run r = make(&cases[i / N_KINDS], &kinds[i % N_KINDS]);
         double *expected = reference(&r, false), *unrounded = reference_cuda(&r);
@@ -195,7 +197,7 @@ static void check_rows_alone(struct mll_exec *ex, struct run *r)
 
 Test(op_matmul_quant, a_row_has_the_same_bits_alone_and_among_others, .disabled = OP_RACE)
 {
-    size_t scratch = scratch_of(false);
+    size_t scratch = scratch_of(MLL_COMPUTE_F32);
     struct mll_exec *ex = NULL;
     while ((ex = op_each_exec(ex, scratch)) != NULL) {
         for (int i = 0; i < N_CASES * N_KINDS; i++) {
@@ -263,8 +265,8 @@ static bool has_bf16_form(const struct quant_case *c, const struct quant_kind *k
 
 Test(op_matmul_quant, bf16_compute_is_the_formula_on_rounded_numbers, .disabled = OP_SHIM)
 {
-    struct mll_exec *ex = open_exec(1, true, scratch_of(true));
-    struct mll_exec *other = open_exec(3, true, scratch_of(true));
+    struct mll_exec *ex = open_exec(1, MLL_COMPUTE_BF16, scratch_of(MLL_COMPUTE_BF16));
+    struct mll_exec *other = open_exec(3, MLL_COMPUTE_BF16, scratch_of(MLL_COMPUTE_BF16));
     for (int i = 0; i < N_CASES * N_KINDS; i++) {
         const struct quant_case *c = &cases[i / N_KINDS];
         struct run r = make(c, &kinds[i % N_KINDS]), again = make(c, &kinds[i % N_KINDS]);
@@ -282,4 +284,165 @@ Test(op_matmul_quant, bf16_compute_is_the_formula_on_rounded_numbers, .disabled 
     }
     exec_close(ex);
     exec_close(other);
+}
+
+/* ---- compute in int8 ------------------------------------------------------------------------- */
+
+static bool has_int8_form(const struct quant_case *c, const struct quant_kind *k)
+{
+    return has_bf16_form(c, k);
+}
+
+/* Of x in a block of 64 columns. */
+static double largest(const float *x, size_t from, size_t cols)
+{
+    double most = 0;
+    for (size_t k = from; k < cols && k < from + 64; k++)
+        most = fmax(most, fabs((double)x[k]));
+    return most;
+}
+
+/* Weight i as an integer, and what it is multiplied by; the second is what the row's scale, or the
+ * block's absmax, has in it. */
+static double int8_weight(double *unit, const struct quant_data *d, size_t i)
+{
+    const struct mat *m = &d->mat;
+    const struct mat_blocks *b = m->blocks;
+    if (m->dtype == MLL_DTYPE_I8) {
+        *unit = (double)m->scale[i / (size_t)m->cols] / 127;
+        return ((const int8_t *)m->data)[i];
+    }
+    *unit = (double)quant_absmax(b, i / (size_t)b->block) / 127;
+    return nearbyint((double)(b->values[quant_code(m->data, i)] * 127));
+}
+
+/* Element i of y by the formula of --compute int8, in double; *bound: how far that may be from the
+ * formula of the weights as they are. A rounding of x is off by half a step at most, one of a
+ * 4-bit weight by half of absmax / 127 and by what `rounded` does to it. */
+static double int8_formula(double *bound, const struct run *r, size_t i)
+{
+    size_t rows = (size_t)r->c->rows, cols = (size_t)r->c->cols;
+    const float *x = r->x + i / rows * cols;
+    bool q4 = r->w->mat.dtype == MLL_DTYPE_Q4;
+    double y = r->c->bias ? weight_at(r->bias.data, r->bias.dtype, i % rows) : 0;
+    double most = 0;
+    *bound = 1e-6;
+    for (size_t k = 0; k < cols; k++) {
+        if (k % 64 == 0)
+            most = largest(x, k, cols);
+        double step = most / 127, unit, w = int8_weight(&unit, r->w, i % rows * cols + k);
+        y += nearbyintf(x[k] * (127 / (float)most)) * step * w * unit;
+        double off = q4 ? fabs(unit) * 0.5 + 0x1p-8 * fabs(w * unit) : 0;
+        *bound += (fabs(w * unit) + off) * step * 0.5001 + off * fabs((double)x[k]);
+    }
+    return y;
+}
+
+static void check_int8(struct mll_exec *ex, struct run *r, float **first, const char *what)
+{
+    double *formula = malloc(r->n_y * sizeof *formula), *exact = reference(r, false);
+    multiply(ex, r);
+    for (size_t i = 0; i < r->n_y && *first == NULL; i++) {
+        double bound;
+        formula[i] = int8_formula(&bound, r, i);
+        cr_expect(fabs(r->y[i] - exact[i]) <= bound, "%s: element %zu is %g, not %g +- %g", what, i,
+                  (double)r->y[i], exact[i], bound);
+    }
+    op_judge(first, r->y, formula, r->n_y, 1e-12, 0, ex, what);
+    free(formula);
+    free(exact);
+}
+
+Test(op_matmul_quant, int8_compute_is_its_formula_with_the_same_bits_in_all_forms,
+     .disabled = OP_SHIM)
+{
+    static const struct {
+        enum mll_isa isa;
+        int threads;
+    } forms[] = {{MLL_ISA_C, 1}, {MLL_ISA_C, 3}, {MLL_ISA_AVX512, 1}, {MLL_ISA_AVX512, 2}};
+    size_t scratch = scratch_of(MLL_COMPUTE_INT8);
+    for (int i = 0; i < N_CASES * N_KINDS; i++) {
+        const struct quant_case *c = &cases[i / N_KINDS];
+        float *first = NULL;
+        char what[64];
+        if (!has_int8_form(c, &kinds[i % N_KINDS]))
+            continue;
+        struct run r = make(c, &kinds[i % N_KINDS]);
+        snprintf(what, sizeof what, "case %d, kind %d", i / N_KINDS, i % N_KINDS);
+        for (int form = 0; form < 4; form++) {
+            struct mll_exec *ex;
+            struct mll_error err;
+            if (!exec_isa_supported(forms[form].isa))
+                continue;
+            cr_assert_eq(exec_open_cpu(&ex, forms[form].threads, forms[form].isa, MLL_COMPUTE_INT8,
+                                       scratch, &err),
+                         MLL_OK, "%s", err.message);
+            check_int8(ex, &r, &first, what);
+            if (form % 2 == 0)
+                check_rows_alone(ex, &r);
+            exec_close(ex);
+        }
+        free(first);
+        unmake(&r);
+    }
+}
+
+Test(op_matmul_quant, weights_that_int8_compute_does_not_know_are_as_without_it,
+     .disabled = OP_SHIM)
+{
+    size_t scratch = scratch_of(MLL_COMPUTE_INT8);
+    struct mll_exec *ex = open_exec(2, MLL_COMPUTE_INT8, scratch);
+    struct mll_exec *exact = open_exec(2, MLL_COMPUTE_F32, scratch);
+    for (int i = 0; i < N_CASES * N_KINDS; i++) {
+        const struct quant_case *c = &cases[i / N_KINDS];
+        struct run r = make(c, &kinds[i % N_KINDS]), other = make(c, &kinds[i % N_KINDS]);
+        multiply(ex, &r);
+        multiply(exact, &other);
+        bool same = op_first_difference(r.y, other.y, r.n_y) == r.n_y;
+        cr_expect(same || has_int8_form(c, &kinds[i % N_KINDS]), "case %d, kind %d", i / N_KINDS,
+                  i % N_KINDS);
+        unmake(&r);
+        unmake(&other);
+    }
+    exec_close(ex);
+    exec_close(exact);
+}
+
+/* Rows of x with an infinity, a NaN, nothing but numbers too small, and large numbers:
+ * each keeps to itself, in both forms, for few rows and many. */
+Test(op_matmul_quant, int8_compute_of_extreme_rows, .disabled = OP_SHIM)
+{
+    enum { N = 5, COLS = 192, ROWS = 20 };
+    static const enum mll_isa isas[] = {MLL_ISA_C, MLL_ISA_AUTO};
+    for (int run = 0; run < 8; run++) {
+        const struct quant_case c = {run / 4 ? N : 1, ROWS, COLS, false, 0};
+        int kind = run % 4 / 2 * 2, n = c.n;
+        struct mll_exec *ex;
+        struct mll_error err;
+        cr_assert_eq(exec_open_cpu(&ex, 1, isas[run % 2], MLL_COMPUTE_INT8, (size_t)1 << 20, &err),
+                     MLL_OK);
+        for (int at = 0; at < (n == 1 ? N : 1); at++) {
+            struct run r = make(&c, &kinds[kind]);
+            float *x = op_floats(N * COLS, 5, 1);
+            x[COLS + 70] = INFINITY;
+            x[2 * COLS + 191] = NAN;
+            op_fill(x + 3 * COLS, COLS, 3, 0x1p-101f);
+            op_fill(x + 4 * COLS, COLS, 4, 1e30f);
+            memcpy(r.x, x + at * COLS, (size_t)n * COLS * sizeof *x);
+            for (int b = 0; kind == 0 && b < ROWS * COLS / 64; b++)
+                r.w->floats[b] = 0x1p-10f;
+            for (int o = 0; kind == 2 && o < ROWS; o++)
+                r.w->floats[o] = 0x1p-10f;
+            multiply(ex, &r);
+            for (int i = 0; i < n * ROWS; i++) {
+                int row = at + i / ROWS;
+                bool right = row == 1 || row == 2 ? isnan(r.y[i]) : isfinite(r.y[i]);
+                cr_expect(right && (row != 3 || r.y[i] == 0) && (row != 4 || fabsf(r.y[i]) > 1e24f),
+                          "run %d, row %d: %g", run, row, (double)r.y[i]);
+            }
+            free(x);
+            unmake(&r);
+        }
+        exec_close(ex);
+    }
 }

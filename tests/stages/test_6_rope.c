@@ -49,7 +49,8 @@ Test(rope, long_positions_are_those_of_transformers)
     int configs = 0, positions = 0, scaled;
     FILE *f = fopen(MLL_SOURCE_DIR "/tests/golden/rope.txt", "r");
     cr_assert(f != NULL);
-    cr_assert(exec_open_cpu(&ex, 1, MLL_ISA_AUTO, false, 0, &err) == MLL_OK, "%s", err.message);
+    cr_assert(exec_open_cpu(&ex, 1, MLL_ISA_AUTO, MLL_COMPUTE_F32, 0, &err) == MLL_OK, "%s",
+              err.message);
     while (fgets(line, sizeof line, f) != NULL) {
         if (strncmp(line, "config ", 7) == 0) {
             cr_assert(sscanf(line, "config %d %lf %d %lf %lf %lf %d", &t.head_dim, &t.rope_theta,

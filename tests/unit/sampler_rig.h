@@ -18,8 +18,8 @@ static inline enum mll_status rig_open(struct rig *rig, int vocab, int ctx_size,
 {
     size_t bytes = smp_bytes(vocab, ctx_size);
     *rig = (struct rig){0};
-    MLL_TRY(
-        exec_open_cpu(&rig->ex, 1, MLL_ISA_AUTO, false, bytes + 64 * (size_t)vocab + 4096, err));
+    MLL_TRY(exec_open_cpu(&rig->ex, 1, MLL_ISA_AUTO, MLL_COMPUTE_F32,
+                          bytes + 64 * (size_t)vocab + 4096, err));
     struct smp_place place = {rig->ex, exec_alloc(rig->ex, bytes),
                               exec_alloc_host(rig->ex, smp_host_bytes(vocab, ctx_size)), vocab,
                               ctx_size};

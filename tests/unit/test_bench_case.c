@@ -42,7 +42,7 @@ static enum mll_status run(struct bench_case *b, const struct op_shape *shape,
         cr_assert_eq(exec_open_cuda(&ex, &options, 0, err), MLL_OK, "%s", err->message);
     } else
 #endif
-        cr_assert_eq(exec_open_cpu(&ex, 2, MLL_ISA_AUTO, false, 0, err), MLL_OK);
+        cr_assert_eq(exec_open_cpu(&ex, 2, MLL_ISA_AUTO, MLL_COMPUTE_F32, 0, err), MLL_OK);
     if (table)
         ex->ops = table;
     enum mll_status status = bench_case_run(b, ex, shape, err);
