@@ -238,7 +238,7 @@ static void int8_rows(void *arg, size_t begin, size_t end, int thread)
             float most = all_finite(x, n) ? absmax_of(x, n) : INFINITY;
             absmax = most > absmax ? most : absmax;
         }
-        float scale = absmax > 0 ? 127.0f / absmax : 0;
+        float scale = absmax > 0 ? 1.0f / absmax * 127.0f : 0; /* as torch divides by a tensor */
         j->scale[r] = absmax;
         if (isinf(absmax)) {
             atomic_store(&j->not_finite, true);

@@ -7,7 +7,8 @@
  * quantisation: the absmax less their mean, in blocks of 256, to the nearest of the 256 dynamic
  * values. The mean is the exact one, rounded; torch's depends on the order of its float32 sum and
  * may differ in the last bits, and with it a code whose value lies in the middle of two. int8: rows
- * rounded to fp16 first; round(x * (127 / max |x|)), halves to even; a row of zeros has codes 0. */
+ * rounded to fp16 first; round(x * (1 / max |x| * 127)), halves to even; a row of zeros has codes
+ * 0. */
 #ifndef MLL_QUANTISE_H
 #define MLL_QUANTISE_H
 
