@@ -194,8 +194,9 @@ def gemv(card, fmt, rows, cols):
                   2 * CARDS[card][4])
 
 
-def gemm(card, fmt, n, rows, cols):
-    """Seconds of one matmul of n rows by the best tile shape, or None."""
+def gemm(card, fmt, n, rows, cols, added=0):
+    """Seconds of one matmul of n rows by the best tile shape, or None; added: bytes an output that are
+    read and added to it."""
     sm, sms, _, gb_s, latency, _ = CARDS[card]
     best = None
     for (kernel, arch), row in ROWS.items():
@@ -206,7 +207,7 @@ def gemm(card, fmt, n, rows, cols):
         rate, _ = tensor_rate(card, row)
         turns = ceil(ceil(n / bm) * ceil(rows / bn) / sms)
         seconds = turns * 2 * bm * bn * cols / (rate / sms)
-        size = rows * cols * FORMATS[fmt][0] + n * (2 * cols + 4 * rows)
+        size = rows * cols * FORMATS[fmt][0] + n * (2 * cols + (4 + added) * rows)
         seconds = max(seconds, size / (gb_s * 1e9 * COPY))
         best = min(best or seconds, seconds)
     return best and best + latency + GAP
@@ -279,7 +280,6 @@ VISION_PASSES = {
     "two norms": 2 * (4 + 2),
     "largest v": 4,
     "k, v to fp16": 2 * (4 + 2),
-    "two residuals": 2 * (4 + 4 + 4),
     "gelu, four times as wide": 4 * (4 + 2),
 }
 
@@ -287,8 +287,8 @@ VISION_PASSES = {
 def image(card, model):
     """Seconds for an image of 4 tiles, to the keys and values of the cross layers."""
     t, rate = model.rows, tensor_rate(card, find(VISION_KERNEL, CARDS[card][0]))[0]
-    layer = [gemm(card, "fp16", t, r, c) for r, c in
-             ((3840, 1280), (1280, 1280), (5120, 1280), (1280, 5120))]
+    layer = [gemm(card, "fp16", t, *shape) for shape in
+             ((3840, 1280), (1280, 1280, 4), (5120, 1280), (1280, 5120, 4))]
     end = [gemm(card, "fp16", t, model.hidden, 7680), gemm(card, "fp16", t, 2048, model.hidden)]
     if None in layer + end:
         return None

@@ -24,8 +24,8 @@ struct tower {
     float scale;
     uint8_t *pad;   /* (n) device: pad row or missing tile */
     int32_t *id;    /* (1) device: the aspect ratio id */
-    float *norm;    /* (n, hidden) an operand; also a matmul's output */
-    float *buffers; /* (4, n, hidden) q, k, v, attention; also the MLP's output, a joined tile */
+    float *norm;    /* (n, hidden) an operand */
+    float *buffers; /* (4, n, hidden) q, k, v, attention; also a joined tile */
 };
 
 static bool is_kept(const struct mll_engine *engine, int state)
@@ -36,6 +36,12 @@ static bool is_kept(const struct mll_engine *engine, int state)
         if (v->kept[l] + shift == state)
             return true;
     return false;
+}
+
+/* Local layers have no gates. */
+static const struct mat *gate_of(const struct mat *gate)
+{
+    return gate->data != NULL ? gate : NULL;
 }
 
 /* The MLP one tile at a time: its rows are wide. x += s * mlp(norm), s 1 where gate is NULL. */
@@ -49,11 +55,10 @@ static void vis_mlp(const struct tower *t, float *x, const struct vision_layer *
     for (int i = 0; i < v->max_tiles; i++) {
         op_matmul(t->ex, wide, t->norm + i * tile, &w->fc1_w, &w->fc1_b, v->rows);
         op_gelu(t->ex, wide, wide, v->rows, v->intermediate_size);
-        op_matmul(t->ex, t->buffers + i * tile, wide, &w->fc2_w, &w->fc2_b, v->rows);
+        op_matmul_add(t->ex, x + i * tile, x + i * tile, wide, &w->fc2_w, &w->fc2_b,
+                      gate_of(&w->gate_ffn), v->rows);
     }
     exec_release(t->ex, mark);
-    op_add_gated(t->ex, x, t->buffers, w->gate_ffn.data ? &w->gate_ffn : NULL, NULL, t->n,
-                 v->hidden_size);
 }
 
 /* y = layer(x). y may be x. */
@@ -68,11 +73,7 @@ static void vis_layer(const struct tower *t, float *y, const float *x, const str
     op_matmul_group(t->ex, (float *[]){q, k, val}, t->norm,
                     (const struct mat *[]){&w->q, &w->k, &w->v}, 3, t->n);
     op_attn_vision(t->ex, attn, q, k, val, t->pad, t->n, v->heads, v->head_dim, t->scale);
-    op_matmul(t->ex, t->norm, attn, &w->o, NULL, t->n);
-    if (w->gate_attn.data != NULL)
-        op_add_gated(t->ex, y, t->norm, &w->gate_attn, NULL, t->n, d);
-    else
-        op_add(t->ex, y, x, t->norm, size);
+    op_matmul_add(t->ex, y, x, attn, &w->o, NULL, gate_of(&w->gate_attn), t->n);
     op_layernorm(t->ex, t->norm, y, &w->ln2_w, &w->ln2_b, t->n, d, v->norm_eps);
     vis_mlp(t, y, w);
 }
@@ -258,9 +259,9 @@ size_t vision_scratch(const struct cfg *cfg, const struct mll_exec *ex)
                    arena_floats(tiles * (patches + 1), d) +
                    op_matmul_scratch(ex, (int)(tiles * patches), (int)n_patch);
     size_t attn = op_attn_vision_scratch(ex, (int)n, v->heads, v->head_dim);
-    size_t qkvo = op_matmul_scratch(ex, (int)n, v->hidden_size);
+    size_t qkvo = op_matmul_add_scratch(ex, (int)n, v->hidden_size, v->hidden_size);
     size_t mlp = arena_floats((size_t)v->rows, (size_t)v->intermediate_size) +
-                 op_matmul_scratch(ex, v->rows, v->intermediate_size);
+                 op_matmul_add_scratch(ex, v->rows, v->hidden_size, v->intermediate_size);
     size_t project = op_matmul_scratch(ex, v->patches + 1, v->output_dim);
     size_t layer = attn > qkvo ? attn : qkvo;
     layer = layer > mlp ? layer : mlp;

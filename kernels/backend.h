@@ -30,6 +30,8 @@ struct par;
     X(silu_mul, float *y, const float *gate, const float *up, int rows, int dim)                   \
     X(gelu, float *y, const float *x, int rows, int dim)                                           \
     X(matmul, float *y, const float *x, const struct mat *w, const struct mat *bias, int n)        \
+    X(matmul_add, float *y, const float *base, const float *x, const struct mat *w,                \
+      const struct mat *bias, const struct mat *gate, int n)                                       \
     X(matmul_group, float *const y[], const float *x, const struct mat *const w[], int count,      \
       int n)                                                                                       \
     X(rope, float *x, const int32_t *pos, const float *inv_freq, int n, int heads, int head_dim)   \
@@ -67,6 +69,7 @@ struct op_table {
     MLL_OP_LIST(X)
 #undef X
     size_t (*matmul_scratch)(const struct mll_exec *ex, int n, int cols);
+    size_t (*matmul_add_scratch)(const struct mll_exec *ex, int n, int rows, int cols);
     size_t (*attn_scratch)(const struct mll_exec *ex, int n, int heads, int head_dim);
     size_t (*attn_vision_scratch)(const struct mll_exec *ex, int rows, int heads, int head_dim);
     size_t (*sample_scratch)(const struct mll_exec *ex, int n, int dim);
@@ -102,9 +105,11 @@ struct op_table {
 MLL_OP_LIST(X)
 #undef X
 size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols);
+size_t matmul_add_scratch_cpu(const struct mll_exec *ex, int n, int rows, int cols);
 size_t attn_scratch_cpu(const struct mll_exec *ex, int n, int heads, int head_dim);
 size_t attn_vision_scratch_cpu(const struct mll_exec *ex, int rows, int heads, int head_dim);
 size_t matmul_scratch_cuda(const struct mll_exec *ex, int n, int cols);
+size_t matmul_add_scratch_cuda(const struct mll_exec *ex, int n, int rows, int cols);
 size_t attn_scratch_cuda(const struct mll_exec *ex, int n, int heads, int head_dim);
 size_t attn_vision_scratch_cuda(const struct mll_exec *ex, int rows, int heads, int head_dim);
 size_t sample_scratch_cpu(const struct mll_exec *ex, int n, int dim);

@@ -149,6 +149,12 @@ __device__ __forceinline__ float half_scale(float max)
     return __uint_as_float((uint32_t)exponent << 23);
 }
 
+/* h + s x, rounded twice. */
+__device__ __forceinline__ float add_scaled(float h, float s, float x)
+{
+    return __fadd_rn(h, __fmul_rn(s, x));
+}
+
 /* |x|, or 0 where x is not finite: what a scale is chosen by. */
 __device__ __forceinline__ float finite_abs(float x)
 {
@@ -278,6 +284,13 @@ __device__ __forceinline__ int opaque(int x)
 {
 #if !defined(MLL_SHIM)
     asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+template <typename T> __device__ __forceinline__ T *opaque(T *x)
+{
+#if !defined(MLL_SHIM) && MLL_ARCH > 0
+    asm volatile("" : "+l"(x));
 #endif
     return x;
 }

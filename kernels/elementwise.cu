@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
 
 /* A row of blocks a row. */
 __global__ void __launch_bounds__(ELEMENT_THREADS)
-    add_gated_kernel(float *y, const float *x, const float *gate, const float *row_scale, int dim)
+    add_gated_kernel(float *y, const float *base, const float *x, const float *gate,
+                     const float *row_scale, int dim)
 {
     int i = (int)(blockIdx.y * ELEMENT_THREADS + threadIdx.x);
     size_t at = (size_t)blockIdx.x * dim + i;
@@ -37,7 +38,7 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
         return;
     if (row_scale != nullptr)
         s *= row_scale[blockIdx.x];
-    y[at] = add_scaled(y[at], s, x[at]);
+    y[at] = add_scaled(base[at], s, x[at]);
 }
 
 __device__ __forceinline__ float silu_mul(float gate, float up)
@@ -95,13 +96,19 @@ void add_cuda(struct mll_exec *ex, float *y, const float *x, const float *z, siz
     launched(ex, "add");
 }
 
+void add_rows(struct mll_exec *ex, float *y, const float *base, const float *x, const float *gate,
+              const float *row_scale, int rows, int dim)
+{
+    dim3 grid((unsigned)rows, blocks_for((size_t)dim, ELEMENT_THREADS));
+    LAUNCH(add_gated_kernel, grid, dim3(ELEMENT_THREADS), 0, stream_of(ex), y, base, x, gate,
+           row_scale, dim);
+    launched(ex, "add_gated");
+}
+
 void add_gated_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *gate,
                     const float *row_scale, int rows, int dim)
 {
-    dim3 grid((unsigned)rows, blocks_for((size_t)dim, ELEMENT_THREADS));
-    LAUNCH(add_gated_kernel, grid, dim3(ELEMENT_THREADS), 0, stream_of(ex), y, x,
-           gate ? (const float *)gate->data : NULL, row_scale, dim);
-    launched(ex, "add_gated");
+    add_rows(ex, y, y, x, gate ? (const float *)gate->data : NULL, row_scale, rows, dim);
 }
 
 static void activate(struct mll_exec *ex, float *y, const float *x, const float *up, int rows,

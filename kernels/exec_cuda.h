@@ -111,6 +111,12 @@ void operand_from(struct mll_exec *ex, const struct operand *o, const float *x);
 struct operand operand_of(struct mll_exec *ex, const float *x, int n, int cols);
 size_t operand_bytes(int n, int cols);
 
+/* ---- elementwise.cu -------------------------------------------------------------------------- */
+
+/* op_add_gated to base instead of y; y may be base or x. gate: one float, or NULL. */
+void add_rows(struct mll_exec *ex, float *y, const float *base, const float *x, const float *gate,
+              const float *row_scale, int rows, int dim);
+
 static inline unsigned blocks_for(size_t n, size_t per_block)
 {
     return (unsigned)((n + per_block - 1) / per_block);

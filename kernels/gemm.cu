@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
         __syncthreads();
     }
 #endif
-    gemm_store<MB, NB>(a, part, acc, m + wm, o + wn, 1.0f);
+    gemm_store<MB, NB>(a, matmul_part_of(a, opaque(blockIdx.y)), acc, m + wm, o + wn, 1.0f);
 }
 
 #ifndef __CUDACC_RTC__

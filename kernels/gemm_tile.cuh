@@ -141,7 +141,7 @@ template <int MB, int NB> __device__ __forceinline__ void clear_sums(float acc[M
 /* The part of an operand that a thread copies: `rows` valid ones of (ROWS, stride). */
 template <int ROWS, int BK> struct tile_source {
     enum { STEP = GEMM_THREADS / (BK / 8), COPIES = ROWS / STEP }; /* rows that all threads copy */
-    const __half *from; /* this thread's chunk of its first row */
+    const __half *from; /* this thread's chunk of its first row; what follows is an int further */
     int stride, rows;   /* valid rows, counted from this thread's first */
 };
 
@@ -151,7 +151,7 @@ __device__ __forceinline__ tile_source<ROWS, BK> tile_source_of(const __half *ba
 {
     int first = threadIdx.x / (BK / 8), chunk = threadIdx.x % (BK / 8);
     tile_source<ROWS, BK> s;
-    s.from = base + (size_t)(row + first) * stride + chunk * 8;
+    s.from = opaque(base + (size_t)(row + first) * stride + chunk * 8);
     s.stride = stride;
     s.rows = rows - row - first;
     return s;
@@ -165,7 +165,7 @@ __device__ __forceinline__ void tile_copy(__half *tile, const tile_source<ROWS, 
 #pragma unroll
     for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
         cp_async16(tile + tile_at<BK>(first + i * tile_source<ROWS, BK>::STEP, chunk),
-                   s.from + (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k,
+                   s.from + (i * tile_source<ROWS, BK>::STEP * s.stride + k),
                    i * tile_source<ROWS, BK>::STEP < s.rows ? 16 : 0);
 }
 #else
@@ -176,8 +176,7 @@ __device__ __forceinline__ void tile_read(uint4 *held, const tile_source<ROWS, B
     for (int i = 0; i < tile_source<ROWS, BK>::COPIES; i++)
         held[i] =
             i * tile_source<ROWS, BK>::STEP < s.rows
-                ? __ldg((const uint4 *)(s.from +
-                                        (size_t)(i * tile_source<ROWS, BK>::STEP) * s.stride + k))
+                ? __ldg((const uint4 *)(s.from + (i * tile_source<ROWS, BK>::STEP * s.stride + k)))
                 : make_uint4(0, 0, 0, 0);
 }
 
@@ -191,30 +190,60 @@ __device__ __forceinline__ void tile_write(__half *tile, const uint4 *held)
 }
 #endif
 
-/* Writes a warp's accumulators; weights' scale: unit, times part.scale where there is one. */
+/* The element of a block's accumulator in a lane's first or second row, column c of four. */
+__device__ __forceinline__ int block_element(int second, int c)
+{
+    return (c & 1) | second << 1 | (c & 2) << 1;
+}
+
+/* Writes a warp's accumulators, row by row; weights' scale: unit, times part.scale where there is
+ * one. What is added to a row is read at once: y may be base, so that the compiler moves no load in
+ * front of a store, and each alone would be waited for. */
 template <int MB, int NB>
 __device__ __forceinline__ void gemm_store(const struct matmul_args &a,
                                            const struct matmul_part &part,
                                            const float acc[MB][NB][8], int row, int col, float unit)
 {
     int lane = threadIdx.x % WARP;
+    const float *base = a.end.base;
+    float factor = base == nullptr ? 0.0f : matmul_factor(a.end);
+    float scale[NB][4], bias[NB][4];
 #pragma unroll
     for (int j = 0; j < NB; j++)
 #pragma unroll
-        for (int e = 0; e < 8; e++) {
-            int o = col + j * 16 + block_col(lane, e);
-            if (o >= part.rows)
-                continue;
-            float scale = part.scale == nullptr ? unit : part.scale[o] * unit;
-            float bias = part.bias == nullptr ? 0.0f : part.bias[o];
-#pragma unroll
-            for (int i = 0; i < MB; i++) {
-                int r = row + i * 16 + block_row(lane, e);
-                if (r < a.x.n)
-                    part.y[(size_t)r * part.rows + o] =
-                        matmul_finish(acc[i][j][e], scale, half_row_scale(a.x, r), bias);
-            }
+        for (int c = 0; c < 4; c++) {
+            int o = col + j * 16 + block_col(lane, block_element(0, c));
+            bool there = o < part.rows;
+            scale[j][c] = there && part.scale != nullptr ? part.scale[o] * unit : unit;
+            bias[j][c] = there && a.end.bias != nullptr ? a.end.bias[o] : 0.0f;
         }
+#pragma unroll
+    for (int i = 0; i < 2 * MB; i++) {
+        int r = row + i / 2 * 16 + block_row(lane, block_element(i % 2, 0));
+        if (r >= a.x.n)
+            continue;
+        float x_scale = half_row_scale(a.x, r), added[NB][4];
+        size_t at = (size_t)r * part.rows;
+#pragma unroll
+        for (int j = 0; j < NB; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                int o = col + j * 16 + block_col(lane, block_element(0, c));
+                added[j][c] = base != nullptr && o < part.rows ? base[at + o] : 0.0f;
+            }
+#pragma unroll
+        for (int j = 0; j < NB; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                int o = col + j * 16 + block_col(lane, block_element(0, c));
+                float sum = acc[i / 2][j][block_element(i % 2, c)];
+                float y = matmul_finish(sum, scale[j][c], x_scale, bias[j][c]);
+                if (base != nullptr)
+                    y = add_scaled(added[j][c], factor, y);
+                if (o < part.rows)
+                    part.y[at + o] = y;
+            }
+    }
 }
 
 #endif

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_kernel(struct matmul_arg
     }
     gemv_put(part, sum);
     __syncthreads();
-    gemv_finish(p.y, part, a.x, tile, col0, p.scale, 1.0f, p.bias, p.rows);
+    gemv_finish(p.y, part, a.x, tile, col0, p.scale, 1.0f, a.end.bias, p.rows);
 }
 
 #ifndef __CUDACC_RTC__

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, GROUPS *TILES == 1 && GEMV_QUADS
 #pragma unroll
     for (int t = 0; t < TILES; t++)
         gemv_finish(out.y, (const float *)table + t * GEMV_PART, x, tile + t, col0, nullptr, w.unit,
-                    out.bias, out.rows);
+                    q.a.end.bias, out.rows);
 }
 
 template __global__ void gemv_q4_kernel<true, 1, 1>(struct quant_args);
@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2) gemv_i8_kernel(struct quant_a
     }
     gemv_put(part_sums, sum);
     __syncthreads();
-    gemv_finish(out.y, part_sums, x, tile, col0, out.scale, w.unit, out.bias, out.rows);
+    gemv_finish(out.y, part_sums, x, tile, col0, out.scale, w.unit, q.a.end.bias, out.rows);
 }
 
 #ifndef __CUDACC_RTC__

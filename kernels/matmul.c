@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "fmath.h"
 #include "par.h"
 #include "quant.h"
 
@@ -17,6 +18,7 @@ void matmul_ends(struct matmul_ends *ends, const struct matmul *m, size_t row, i
     ends->scale = w->scale != NULL ? ends->scales : NULL;
     ends->bias = bias != NULL ? ends->biases : NULL;
     ends->step = w->dtype == MLL_DTYPE_I8 ? MLL_INT8_STEP : 1;
+    ends->factor = m->factor;
     for (int i = 0; i < MATMUL_W; i++) {
         bool in = i < rows;
         ends->scales[i] = in && w->scale != NULL ? w->scale[row + (size_t)i] : 0;
@@ -49,10 +51,11 @@ static void plain_rows(void *arg, size_t begin, size_t end, int thread)
     (void)thread;
     for (size_t o = begin; o < end; o++) {
         for (size_t r = 0; r < (size_t)m->n; r++) {
-            float *y = m->y + r * (size_t)m->w->rows + o;
-            *y = dot(m->x + r * (size_t)m->w->cols, m->w, o);
+            size_t at = r * (size_t)m->w->rows + o;
+            float y = dot(m->x + r * (size_t)m->w->cols, m->w, o);
             if (m->bias != NULL)
-                *y += quant_at(m->bias, o);
+                y += quant_at(m->bias, o);
+            m->y[at] = m->base != NULL ? m->base[at] + m->factor * y : y;
         }
     }
 }
@@ -110,19 +113,31 @@ static void run_direct(struct mll_exec *ex, struct matmul *m)
     exec_release(ex, mark);
 }
 
+static void multiply(struct mll_exec *ex, struct matmul *m)
+{
+    m->form = form_of(ex, m->w);
+    if (ex->compute == MLL_COMPUTE_INT8 && matmul_int8_takes(m->w))
+        matmul_int8(ex, m);
+    else if (m->form == NULL)
+        par_for(ex->par, ex->threads, (size_t)m->w->rows, plain_rows, m);
+    else if (m->n > DIRECT_ROWS)
+        matmul_block(ex, m);
+    else
+        run_direct(ex, m);
+}
+
 void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                 const struct mat *bias, int n)
 {
-    struct matmul m = {.y = y, .x = x, .w = w, .bias = bias, .n = n};
-    m.form = form_of(ex, w);
-    if (ex->compute == MLL_COMPUTE_INT8 && matmul_int8_takes(w))
-        matmul_int8(ex, &m);
-    else if (m.form == NULL)
-        par_for(ex->par, ex->threads, (size_t)w->rows, plain_rows, &m);
-    else if (n > DIRECT_ROWS)
-        matmul_block(ex, &m);
-    else
-        run_direct(ex, &m);
+    multiply(ex, &(struct matmul){.y = y, .x = x, .w = w, .bias = bias, .n = n});
+}
+
+void matmul_add_cpu(struct mll_exec *ex, float *y, const float *base, const float *x,
+                    const struct mat *w, const struct mat *bias, const struct mat *gate, int n)
+{
+    float factor = gate ? fm_tanh(weight_at(gate->data, gate->dtype, 0)) : 1.0f;
+    multiply(ex, &(struct matmul){
+                     .y = y, .x = x, .w = w, .bias = bias, .base = base, .factor = factor, .n = n});
 }
 
 void matmul_group_cpu(struct mll_exec *ex, float *const y[], const float *x,
@@ -151,4 +166,10 @@ size_t matmul_scratch_cpu(const struct mll_exec *ex, int n, int cols)
     if (ex->compute == MLL_COMPUTE_INT8)
         int8 = matmul_int8_scratch(ex->threads, n, cols);
     return floats > int8 ? floats : int8;
+}
+
+size_t matmul_add_scratch_cpu(const struct mll_exec *ex, int n, int rows, int cols)
+{
+    (void)rows;
+    return matmul_scratch_cpu(ex, n, cols);
 }

@@ -1,12 +1,15 @@
 /* matmul.cuh - what the dense matmul kernels of a GPU are given: fp16 rows of activations, and up
  * to MLL_MATMUL_GROUP weights of fp16 rows that multiply the same activations in one launch.
  *
- *   y[r][o] = dot(x[r], w[o]) * w_scale[o] * x_scale[r] + bias[o]
+ *   p[r][o] = dot(x[r], w[o]) * w_scale[o] * x_scale[r] + bias[o]
+ *   y[r][o] = p[r][o], or base[r][o] + tanh(gate) * p[r][o]
  *
  * Weights are rows as operand.cuh has them, x.stride elements apart. */
 #ifndef MLL_MATMUL_CUH
 #define MLL_MATMUL_CUH
 
+#include "device.cuh"
+#include "fmath.h"
 #include "operand.cuh"
 
 #ifdef __CUDACC_RTC__
@@ -19,12 +22,19 @@ struct matmul_part {
     float *y;            /* (n, rows) */
     const __half *w;     /* (rows, x.stride) */
     const float *scale;  /* (rows) */
-    const float *bias;   /* (rows) or NULL */
     int rows, tile_from; /* the first of the launch's row tiles that is its own */
+};
+
+/* What becomes of the product of the only part. base may be its y. */
+struct matmul_end {
+    const float *bias; /* (rows) or NULL */
+    const float *base; /* (n, rows) or NULL */
+    const float *gate; /* one, or NULL for a factor of 1 */
 };
 
 struct matmul_args {
     struct operand x;
+    struct matmul_end end;
     int n_parts;
     struct matmul_part parts[MLL_MATMUL_GROUP];
 };
@@ -44,6 +54,11 @@ __device__ __forceinline__ struct matmul_part matmul_part_of(const struct matmul
 __device__ __forceinline__ float matmul_finish(float sum, float w_scale, float x_scale, float bias)
 {
     return fmaf(sum * w_scale, x_scale, bias);
+}
+
+__device__ __forceinline__ float matmul_factor(const struct matmul_end &end)
+{
+    return end.gate == nullptr ? 1.0f : fm_tanh(end.gate[0]);
 }
 
 /* ---- launchers: gemm.cu, gemv.cu ------------------------------------------------------------- */

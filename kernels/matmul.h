@@ -19,6 +19,8 @@ struct matmul {
     float *y;                   /* (n, w->rows) */
     const float *x;             /* (n, w->cols) */
     const struct mat *w, *bias; /* bias NULL for none */
+    const float *base; /* (n, w->rows) that `factor` times the product is added to, or NULL */
+    float factor;
     int n;
     const struct matmul_form *form;
     /* What the form's direct reads: x itself or in another order, or x rounded to bf16 with zeros
@@ -27,11 +29,12 @@ struct matmul {
     size_t x_stride;
 };
 
-/* What becomes of the sums of up to MATMUL_W outputs: (sum * scale) * step + bias. scale NULL: the
- * sum as it is; bias NULL for none. Arrays of MATMUL_W, zeros behind the last row. */
+/* What becomes of the sums of up to MATMUL_W outputs: (sum * scale) * step + bias, and where there
+ * is a base, base + factor * that. scale NULL: the sum as it is; bias NULL for none. Arrays of
+ * MATMUL_W, zeros behind the last row. */
 struct matmul_ends {
     const float *scale, *bias;
-    float step;
+    float step, factor;
     float scales[MATMUL_W], biases[MATMUL_W]; /* what they point to */
 };
 
@@ -44,7 +47,8 @@ struct matmul_tile {
     int tail;       /* elements of the last step, 0 for a whole one */
     int rows, cols; /* outputs: rows of x, rows of w */
     bool first, last;
-    float *y; /* (rows, cols) at stride y_stride */
+    float *y;          /* (rows, cols) at stride y_stride */
+    const float *base; /* the same, or NULL */
     size_t y_stride;
     const struct matmul_ends *ends;
 };
@@ -65,6 +69,12 @@ struct matmul_form {
 };
 
 extern const struct matmul_form matmul_avx2, matmul_avx512, matmul_avx512_bf16;
+
+/* What is added to the outputs from element i of y on; NULL for nothing. */
+static inline const float *matmul_base(const struct matmul *m, size_t i)
+{
+    return m->base != NULL ? m->base + i : NULL;
+}
 
 /* Fills in the ends of w's rows [row, row + rows). */
 void matmul_ends(struct matmul_ends *ends, const struct matmul *m, size_t row, int rows);

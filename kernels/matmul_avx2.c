@@ -93,11 +93,14 @@ INLINE float sum_lanes(const __m256 at[2])
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
-INLINE float end_sum(const struct matmul_ends *ends, int i, float sum)
+/* base NULL: nothing is added to. */
+INLINE float end_sum(const struct matmul_ends *ends, int i, float sum, const float *base)
 {
     if (ends->scale != NULL)
         sum = sum * ends->scale[i] * ends->step;
-    return ends->bias != NULL ? sum + ends->bias[i] : sum;
+    if (ends->bias != NULL)
+        sum = sum + ends->bias[i];
+    return base != NULL ? *base + ends->factor * sum : sum;
 }
 
 /* The elements of an unfinished step, lane by lane: lanes without an element keep their bits. */
@@ -149,8 +152,8 @@ INLINE void direct_tile(const struct matmul *m, size_t row, const int rows, size
         load_rest(w_rest, m->w, w[j] + cols - rest, rest);
         for (int r = 0; r < rows; r++) {
             add_rest(l.at[r][j], x + (size_t)(r + 1) * cols - rest, w_rest, rest);
-            m->y[(row + (size_t)r) * (size_t)m->w->rows + o + (size_t)j] =
-                end_sum(&ends, 0, sum_lanes(l.at[r][j]));
+            size_t at = (row + (size_t)r) * (size_t)m->w->rows + o + (size_t)j;
+            m->y[at] = end_sum(&ends, 0, sum_lanes(l.at[r][j]), matmul_base(m, at));
         }
     }
 }
@@ -274,8 +277,9 @@ INLINE void part_of_tile(const struct matmul_tile *t, int r0, const int rows, in
                 _mm256_store_ps(acc, l.at[r][j][0]);
                 _mm256_store_ps(acc + 8, l.at[r][j][1]);
             } else if (o0 + j < t->cols) {
-                t->y[(size_t)(r0 + r) * t->y_stride + (size_t)(o0 + j)] =
-                    end_sum(t->ends, o0 + j, sum_lanes(l.at[r][j]));
+                size_t at = (size_t)(r0 + r) * t->y_stride + (size_t)(o0 + j);
+                t->y[at] = end_sum(t->ends, o0 + j, sum_lanes(l.at[r][j]),
+                                   t->base != NULL ? t->base + at : NULL);
             }
         }
     }

@@ -95,7 +95,9 @@ static void run_tiles(const struct block *b, const struct k_range *k, size_t w_f
             t.ends = &ends;
             if (t.last)
                 matmul_ends(&ends, m, w_first + w, t.cols);
-            t.y = m->y + (b->x_first + x) * t.y_stride + w_first + w;
+            size_t at = (b->x_first + x) * t.y_stride + w_first + w;
+            t.y = m->y + at;
+            t.base = matmul_base(m, at);
             b->form->tile(&t);
             t.acc += MATMUL_X * MATMUL_W * MATMUL_LANES;
         }

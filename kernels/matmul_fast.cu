@@ -201,7 +201,7 @@ bool matmul_fast(struct mll_exec *ex, const struct matmul_args *args,
     if (done) {
         dim3 grid((unsigned)args->x.n, blocks_for((size_t)part->rows, FAST_THREADS));
         LAUNCH(fast_finish_kernel, grid, dim3(FAST_THREADS), 0, stream_of(ex), part->y, part->scale,
-               args->x, part->bias, part->rows);
+               args->x, args->end.bias, part->rows);
         launched(ex, "matmul_fast");
     }
     if (p.preference != NULL)

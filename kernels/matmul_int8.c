@@ -110,7 +110,11 @@ static void finish(const struct int8_job *j, const struct int8_scratch *scratch,
             y[i] = scratch->sums[r][i] * scales[i] * MLL_INT8_STEP;
         for (int i = 0; i < INT8_GROUP && bias != NULL; i++)
             y[i] += biases[i];
-        memcpy(j->m->y + (j->first + r) * rows + o + skip, y + skip, (count - skip) * sizeof *y);
+        size_t at = (j->first + r) * rows + o;
+        const float *base = matmul_base(j->m, at);
+        for (size_t i = skip; i < count && base != NULL; i++)
+            y[i] = base[i] + j->m->factor * y[i];
+        memcpy(j->m->y + at + skip, y + skip, (count - skip) * sizeof *y);
     }
 }
 

@@ -18,8 +18,16 @@ __device__ __forceinline__ float q4_element(const struct q4 &w, const uint32_t v
     return __half2float(__ushort_as_half((unsigned short)values[code])) * absmax;
 }
 
+/* Element o of the row of y that starts at `row`. */
+__device__ __forceinline__ void plain_finish(float *y, const struct matmul_end &end, float sum,
+                                             size_t row, int o)
+{
+    sum += end.bias == nullptr ? 0.0f : end.bias[o];
+    y[row + o] = end.base == nullptr ? sum : add_scaled(end.base[row + o], matmul_factor(end), sum);
+}
+
 __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
-    matmul_plain_q4_kernel(float *y, struct operand x, struct q4 w, const float *bias)
+    matmul_plain_q4_kernel(float *y, struct operand x, struct q4 w, struct matmul_end end)
 {
     SHARED(uint32_t, values, [16]);
     int o = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, r = blockIdx.y;
@@ -33,12 +41,12 @@ __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
         sum = fmaf(__half2float(row[k]), q4_element(w, values, (size_t)o * w.cols + k), sum);
     sum = warp_sum(sum) * w.unit * half_row_scale(x, r);
     if (threadIdx.x % WARP == 0)
-        y[(size_t)r * w.rows + o] = sum + (bias == nullptr ? 0.0f : bias[o]);
+        plain_finish(y, end, sum, (size_t)r * w.rows, o);
 }
 
 __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
     matmul_plain_i8_kernel(float *y, struct operand x, const int8_t *codes, const float *scale,
-                           int rows, const float *bias)
+                           int rows, struct matmul_end end)
 {
     int o = blockIdx.x * PLAIN_WARPS + threadIdx.x / WARP, r = blockIdx.y;
     const __half *row = half_row(x, r);
@@ -49,7 +57,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS *WARP)
         sum = fmaf(__half2float(row[k]), (float)codes[(size_t)o * x.cols + k], sum);
     sum = warp_sum(sum) * scale[o] * (1.0f / 127.0f) * half_row_scale(x, r);
     if (threadIdx.x % WARP == 0)
-        y[(size_t)r * rows + o] = sum + (bias == nullptr ? 0.0f : bias[o]);
+        plain_finish(y, end, sum, (size_t)r * rows, o);
 }
 
 #ifndef __CUDACC_RTC__
@@ -168,26 +176,24 @@ static bool is_alike(const struct mat *a, const struct mat *b)
 }
 
 static void matmul_plain(struct mll_exec *ex, float *y, const struct operand *x,
-                         const struct mat *w, const float *bias)
+                         const struct mat *w, const struct matmul_end *end)
 {
     dim3 grid(blocks_for((size_t)w->rows, PLAIN_WARPS), (unsigned)x->n), block(PLAIN_WARPS * WARP);
     if (w->dtype == MLL_DTYPE_Q4)
-        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, *x, *q4_of(w), bias);
+        LAUNCH(matmul_plain_q4_kernel, grid, block, 0, stream_of(ex), y, *x, *q4_of(w), *end);
     else
         LAUNCH(matmul_plain_i8_kernel, grid, block, 0, stream_of(ex), y, *x,
-               (const int8_t *)w->data, w->scale, w->rows, bias);
+               (const int8_t *)w->data, w->scale, w->rows, *end);
     launched(ex, "matmul_plain");
 }
 
 /* Adds w to the launch. */
-static void add_part(struct quant_args *q, float *y, const struct mat *w, const float *bias,
-                     enum mll_phase phase)
+static void add_part(struct quant_args *q, float *y, const struct mat *w, enum mll_phase phase)
 {
     struct matmul_part *part = &q->a.parts[q->a.n_parts];
     struct q4 *codes = &q->w[q->a.n_parts++];
     part->y = y;
     part->scale = w->scale;
-    part->bias = bias;
     part->rows = w->rows;
     if (w->dtype == MLL_DTYPE_Q4) {
         *codes = *q4_of(w);
@@ -202,19 +208,19 @@ static void add_part(struct quant_args *q, float *y, const struct mat *w, const 
 }
 
 void matmul_quant(struct mll_exec *ex, float *const y[], const struct operand *x,
-                  const struct mat *const w[], const float *bias, int count)
+                  const struct mat *const w[], const struct matmul_end *end, int count)
 {
     for (int i = 0; i < count;) {
-        struct quant_args q = {{*x, 0, {}}, {}};
+        struct quant_args q = {{*x, *end, 0, {}}, {}};
         const struct mat *first = w[i];
         bool is_q4 = first->dtype == MLL_DTYPE_Q4;
         if (!is_regular(first)) {
-            matmul_plain(ex, y[i], x, first, i == 0 ? bias : NULL);
+            matmul_plain(ex, y[i], x, first, end);
             i++;
             continue;
         }
         for (; i < count && q.a.n_parts < MLL_MATMUL_GROUP && is_alike(first, w[i]); i++)
-            add_part(&q, y[i], w[i], i == 0 ? bias : NULL, ex->phase);
+            add_part(&q, y[i], w[i], ex->phase);
         if (ex->phase == MLL_PREFILL)
             gemm_quant(ex, &q, is_q4);
         else if (is_q4)

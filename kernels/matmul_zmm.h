@@ -139,8 +139,9 @@ INLINE __m128 sum_lanes(const __m512 at[MATMUL_W])
     return _mm512_castps512_ps128(_mm512_permutexvar_ps(heads, one));
 }
 
-INLINE void write_sums(float *y, size_t y_stride, const struct lanes *l, const int rows, int cols,
-                       const struct matmul_ends *ends)
+/* base NULL: nothing is added to. */
+INLINE void write_sums(float *y, const float *base, size_t y_stride, const struct lanes *l,
+                       const int rows, int cols, const struct matmul_ends *ends)
 {
     __mmask8 mask = (__mmask8)mask_of((size_t)cols);
     EACH (r, rows) {
@@ -149,6 +150,9 @@ INLINE void write_sums(float *y, size_t y_stride, const struct lanes *l, const i
             sum = _mm_mul_ps(_mm_mul_ps(sum, _mm_loadu_ps(ends->scale)), _mm_set1_ps(ends->step));
         if (ends->bias != NULL)
             sum = _mm_add_ps(sum, _mm_loadu_ps(ends->bias));
+        if (base != NULL)
+            sum = _mm_add_ps(_mm_maskz_loadu_ps(mask, base + (size_t)r * y_stride),
+                             _mm_mul_ps(_mm_set1_ps(ends->factor), sum));
         _mm_mask_storeu_ps(y + (size_t)r * y_stride, mask, sum);
     }
 }
@@ -184,8 +188,8 @@ INLINE void write_group(const struct matmul *m, size_t row, const int rows, size
     const int w_rows = w_left < MATMUL_W ? (int)w_left : MATMUL_W;
     struct matmul_ends ends;
     matmul_ends(&ends, m, w_first, w_rows);
-    write_sums(m->y + row * (size_t)m->w->rows + w_first, (size_t)m->w->rows, l, rows, w_rows,
-               &ends);
+    const size_t at = row * (size_t)m->w->rows + w_first;
+    write_sums(m->y + at, matmul_base(m, at), (size_t)m->w->rows, l, rows, w_rows, &ends);
 }
 
 /* Rows [row, row + rows) of x by group g of w; a group that passes the last row of w repeats it.
@@ -297,7 +301,7 @@ INLINE void panel_tile(const struct matmul_tile *t, const enum kind kind, const 
                                  _mm512_load_ps(w + o * STEP_BYTES), l.at[r][o], false, mask);
     }
     if (t->last)
-        write_sums(t->y, t->y_stride, &l, rows, t->cols, t->ends);
+        write_sums(t->y, t->base, t->y_stride, &l, rows, t->cols, t->ends);
     else
         store_lanes(t->acc, &l, rows);
 }

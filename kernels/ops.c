@@ -12,6 +12,7 @@
 #define X(op, ...) .op = op##_cpu,
 const struct op_table op_table_cpu = {
     MLL_OP_LIST(X).matmul_scratch = matmul_scratch_cpu,
+    .matmul_add_scratch = matmul_add_scratch_cpu,
     .attn_scratch = attn_scratch_cpu,
     .attn_vision_scratch = attn_vision_scratch_cpu,
     .sample_scratch = sample_scratch_cpu,
@@ -23,6 +24,7 @@ const struct op_table op_table_cpu = {
 #define X(op, ...) .op = op##_cuda,
 const struct op_table op_table_cuda = {
     MLL_OP_LIST(X).matmul_scratch = matmul_scratch_cuda,
+    .matmul_add_scratch = matmul_add_scratch_cuda,
     .attn_scratch = attn_scratch_cuda,
     .attn_vision_scratch = attn_vision_scratch_cuda,
     .sample_scratch = sample_scratch_cuda,
@@ -232,6 +234,18 @@ void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *
     ex->ops->matmul(ex, y, x, w, bias, n);
 }
 
+void op_matmul_add(struct mll_exec *ex, float *y, const float *base, const float *x,
+                   const struct mat *w, const struct mat *bias, const struct mat *gate, int n)
+{
+    CHECK(n >= 0 && is_weight(w), "n %d", n);
+    CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols);
+    CHECK(gate == NULL || is_scalar(gate), "n %d, w %d x %d", n, w->rows, w->cols);
+    if (n == 0)
+        return;
+    CHECK(y != NULL && base != NULL && x != NULL, "n %d, w %d x %d", n, w->rows, w->cols);
+    ex->ops->matmul_add(ex, y, base, x, w, bias, gate, n);
+}
+
 void op_matmul_group(struct mll_exec *ex, float *const y[], const float *x,
                      const struct mat *const w[], int count, int n)
 {
@@ -249,6 +263,12 @@ size_t op_matmul_scratch(const struct mll_exec *ex, int n, int cols)
 {
     CHECK(n >= 0 && cols > 0, "n %d, cols %d", n, cols);
     return ex->ops->matmul_scratch(ex, n, cols);
+}
+
+size_t op_matmul_add_scratch(const struct mll_exec *ex, int n, int rows, int cols)
+{
+    CHECK(n >= 0 && rows > 0 && cols > 0, "n %d, w %d x %d", n, rows, cols);
+    return ex->ops->matmul_add_scratch(ex, n, rows, cols);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */

@@ -280,6 +280,11 @@ void op_gelu(struct mll_exec *ex, float *y, const float *x, int rows, int dim);
  * HF: nn.Linear, bitsandbytes' Linear4bit and Linear8bitLt (activations are never quantised) */
 void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                const struct mat *bias, int n);
+/* y = base + s (x w^T + bias), s = tanh(gate[0]) or 1 where gate is NULL: the bits of op_matmul and
+ * op_add_gated, without the product in between. y, base (n, w.rows), y may be base; x is apart.
+ * HF: the projection at the end of an attention or MLP, and its residual */
+void op_matmul_add(struct mll_exec *ex, float *y, const float *base, const float *x,
+                   const struct mat *w, const struct mat *bias, const struct mat *gate, int n);
 /* y[i] = x w[i]^T for i < count, 1 to MLL_MATMUL_GROUP weights of the same cols: the bits of
  * op_matmul, on a GPU in one launch. y[i] (n, w[i]->rows), apart from x and from each other. */
 #define MLL_MATMUL_GROUP 3
@@ -358,10 +363,12 @@ void op_attn(struct mll_exec *ex, float *y, const float *q, const struct kv_pool
  * HF: MllamaVisionAttention + _prepare_aspect_ratio_attention_mask */
 void op_attn_vision(struct mll_exec *ex, float *y, const float *q, const float *k, const float *v,
                     const uint8_t *pad, int rows, int heads, int head_dim, float scale);
-/* Scratch that op_attn_vision and op_attn take from the arena at these sizes, in bytes. */
+/* Scratch that op_attn_vision, op_attn and the matmuls take from the arena at these sizes, in
+ * bytes. */
 size_t op_attn_vision_scratch(const struct mll_exec *ex, int rows, int heads, int head_dim);
 size_t op_attn_scratch(const struct mll_exec *ex, int n, int heads, int head_dim);
 size_t op_matmul_scratch(const struct mll_exec *ex, int n, int cols);
+size_t op_matmul_add_scratch(const struct mll_exec *ex, int n, int rows, int cols);
 
 /* ---- vision ---------------------------------------------------------------------------------- */
 

@@ -25,7 +25,7 @@ struct q4 {
     uint32_t values[8]; /* pairs of fp16: times stretch, so that the largest is in [1, 2) */
 };
 
-/* What the kernels are given: a.parts[i] has the outputs, rows, scale and bias of weight w[i]. Of
+/* What the kernels are given: a.parts[i] has the outputs, rows and scale of weight w[i]. Of
  * I8 only codes, unit, rows and cols are there. All are of one kind and have the same values. */
 struct quant_args {
     struct matmul_args a;

@@ -17,10 +17,11 @@ struct device_blocks {
  * memory: their absmax is looked at. */
 void q4_describe(struct device_blocks *d, const struct mat *m);
 
-/* y[i] = x w[i]^T for count Q4 and I8 weights of the same cols; bias of w[0] or NULL. The exec's
- * phase chooses the kernel; one launch where the weights are of one kind. */
+/* y[i] = x w[i]^T for count Q4 and I8 weights of the same cols; end is empty unless count is 1, and
+ * has a base in front of prompt rows only. The exec's phase chooses the kernel; one launch where
+ * the weights are of one kind. */
 void matmul_quant(struct mll_exec *ex, float *const y[], const struct operand *x,
-                  const struct mat *const w[], const float *bias, int count);
+                  const struct mat *const w[], const struct matmul_end *end, int count);
 
 /* Prompt rows. */
 void gemm_quant(struct mll_exec *ex, struct quant_args *q, bool is_q4);

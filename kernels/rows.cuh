@@ -39,12 +39,6 @@ __device__ __forceinline__ void row_store(float *y, const float4 v[VECS], int di
             *(float4 *)(y + (size_t)blockIdx.x * dim + row_column(k)) = v[k];
 }
 
-/* h + s x, rounded twice. */
-__device__ __forceinline__ float add_scaled(float h, float s, float x)
-{
-    return __fadd_rn(h, __fmul_rn(s, x));
-}
-
 __device__ __forceinline__ uint32_t half_pair(float a, float b)
 {
     return (uint32_t)__half_as_ushort(__float2half_rn(a)) |

@@ -167,7 +167,7 @@ size_t op_case_scratch(const struct mll_exec *ex, const struct op_shape *s, int 
     if (kind->pool == POOL_CHECKED)
         bytes += op_attn_vision_scratch(ex, s->n, s->rows, s->cols);
     if (kind->matrix)
-        bytes += op_matmul_scratch(ex, s->n, s->cols);
+        bytes += op_matmul_add_scratch(ex, s->n, s->rows, s->cols);
     if (kind->logits)
         bytes += n * (sizeof(struct sample_row) + sizeof(struct sample_out)) +
                  op_sample_scratch(ex, s->n, s->cols);
