@@ -54,7 +54,7 @@ def draw_decode(rows, out):
 
 
 def group(row):
-    if row["op"] != "matmul":
+    if not row["op"].startswith("matmul"):
         return row["op"] if row["op"].startswith("attn") else "other ops"
     return "matmul " + row["shape"].split()[-2]
 

@@ -64,8 +64,9 @@ static void add_matmuls(struct list *l)
             for (size_t i = 0; i < COUNT(row_counts); i++) {
                 bool vision = matrices[m].n > 0, group = matrices[m].more[0] > 0;
                 int n = vision ? matrices[m].n : row_counts[i];
+                bool convolution = matrices[m].cols % 64 != 0; /* stays in 16 bits */
                 if ((vision && i > 0) || (matrices[m].rows > 100000 && n > 8) ||
-                    (!vision && group && !is_usual_count(n)))
+                    (!vision && group && !is_usual_count(n)) || (convolution && q > 0))
                     continue;
                 struct op_shape s = {.op = group ? "matmul_group" : "matmul",
                                      .n = n,

@@ -130,7 +130,7 @@ def main():
                 print(peer, runs[peer][-1], file=sys.stderr, flush=True)
     import torch
     import transformers
-    report = facts() | {"cores": len(os.sched_getaffinity(0)), "rounds": args.rounds, "torch": torch.__version__,
+    report = facts(args.binary) | {"cores": len(os.sched_getaffinity(0)), "rounds": args.rounds, "torch": torch.__version__,
                         "transformers": transformers.__version__, "new_tokens": args.new,
                         "model": {k: config[k] for k in ("vision_config", "text_config")}, "runs": runs,
                         "stats": {p: {k: stats([x[k] for x in r]) for k in r[0]} for p, r in runs.items()}}

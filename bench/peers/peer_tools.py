@@ -44,12 +44,13 @@ def cpu_name():
     return platform.processor()
 
 
-def facts():
-    """What a result is worth little without."""
-    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+def facts(program):
+    """What a result is worth little without; the commit is that of the program's build folder, whose mllama knows it
+    (run.py builds all of them first)."""
+    build = next(folder for folder in pathlib.Path(program).resolve().parents if (folder / "mllama").exists())
+    info = subprocess.run([build / "mllama", "info", "--json"], check=True, capture_output=True, text=True).stdout
     return {"cpu": cpu_name(), "kernel": platform.release(), "date": datetime.date.today().isoformat(),
-            "commit": git("rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")}
+            "commit": json.loads(info)["commit"]}
 
 
 def table(head, rows, numbers_from=0):

@@ -1,12 +1,13 @@
 """4-bit weights beside what else multiplies by them on a CPU: bitsandbytes' NF4, llama.cpp's Q4_0, torch.
 
     python bench/peers/q4_matmul.py MATMUL_BENCH OUT.md [THREADS] [REPETITIONS]
-        (needs torch, bitsandbytes 0.50 and, for Q4_0, xllamacpp; OMP_NUM_THREADS=THREADS)
+        (needs torch, bitsandbytes 0.50 and, for Q4_0, llama-cpp-python; OMP_NUM_THREADS=THREADS)
 
 Shapes of the 11B, weights of COUNT different matrices so that no cache helps, all in turn in one
 process each, REPETITIONS times; median. Decode: GB/s of weight bytes (codes and scales) and the
 memory's read rate in the same round. Prefill: GFLOP/s. bitsandbytes runs its packed BF16 kernel,
-llama.cpp its repacked Q4_0 by int8 dot products of quantised activations. One thread is measured by its
+llama.cpp, which pip builds for this machine, its
+repacked Q4_0 by int8 dot products of quantised activations. One thread is measured by its
 CPU time, so that a busy machine disturbs it less.
 """
 import ctypes
@@ -69,12 +70,12 @@ class InitParams(ctypes.Structure):
 
 
 class LlamaCpp:
-    """ggml from xllamacpp's library: one graph of COUNT products by Q4_0 matrices, repacked."""
+    """ggml from llama-cpp-python's libraries: one graph of COUNT products by Q4_0 matrices, repacked."""
 
     def __init__(self, threads):
-        import xllamacpp
-        folder = pathlib.Path(xllamacpp.__file__).parent
-        self.lib = ctypes.CDLL(str(next(folder.glob("xllamacpp*.so"))))
+        import llama_cpp
+        folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
+        self.lib = ctypes.CDLL(str(folder / "libggml-cpu.so"))  # brings libggml-base.so along
         for name, result, args in [
                 ("ggml_init", "p", [InitParams]), ("ggml_new_tensor_2d", "p", "pill"), ("ggml_mul_mat", "p", "ppp"),
                 ("ggml_new_graph", "p", "p"), ("ggml_build_forward_expand", None, "pp"), ("ggml_nbytes", "l", "p"),

@@ -4,10 +4,11 @@
     bench/peers/run.py [PART...] [--build build] [--venv build-peers] [--out bench/results/peers]
 
 Parts: matmul, attn (torch), q4 (bitsandbytes' and llama.cpp's 4-bit products, torch), model (transformers in
-bf16 and NF4, a whole answer to an image); default: all. Every part runs both sides in turn, repetition by
+bf16 and NF4, a whole answer to an image), llama (llama.cpp, a whole decoder); default: all. Every part runs both sides in turn, repetition by
 repetition. Makes the virtual environment of bench/peers/requirements.txt (6 GB with torch) where there is none. OUT.json
 and OUT.md hold one table with the ratios; rows of parts that did not run stay from the last time, with their own
-commit and date. The build needs `ninja -C build mllama matmul_bench attn_bench`.
+commit and date. Brings the build folder up to date first, so that the commit that its mllama tells is that of
+everything measured.
 """
 import argparse
 import json
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import venv
 
-from peer_tools import ROOT, facts, show, table, write
+from peer_tools import ROOT, cpu_name, facts, show, table, write
 
 HERE = pathlib.Path(__file__).resolve().parent
 BITS = {"nf4": 4.5, "nf4, bf16 dot": 4.5, "bitsandbytes, bf16": 4.25, "Q4_0, int8 dot": 4.5}  # a weight
@@ -112,7 +113,20 @@ def model(args, out):
     return rows
 
 
-PARTS = {"matmul": matmul, "attn": attn, "q4": q4, "model": model}
+def llama(args, out):
+    call(args, "make_gguf.py", args.venv / "gguf")
+    call(args, "llama_model.py", args.build / "mllama", args.venv / "gguf", out, "--threads", args.threads)
+    data = json.loads(out.with_suffix(".json").read_text())
+    rows = []
+    for mine, theirs in [("bf16", "llama.cpp F16"), ("bf16, --compute bf16", "llama.cpp F16"),
+                         ("nf4", "llama.cpp Q4_0"), ("nf4, --compute bf16", "llama.cpp Q4_0")]:
+        a, b = data["stats"][mine], data["stats"][theirs]
+        rows.append(speeds(f"1b, {mine}: a prompt of {data['prompt']}", "tokens/s", theirs, a["prompt"], b["prompt"]))
+        rows.append(speeds(f"1b, {mine}: a token", "tokens/s", theirs, a["decode"], b["decode"]))
+    return rows
+
+
+PARTS = {"matmul": matmul, "attn": attn, "q4": q4, "model": model, "llama": llama}
 
 
 def call(args, script, *words):
@@ -148,12 +162,14 @@ def main():
         p.error(f"no part {wrong[0]}: there are {', '.join(PARTS)}")
     args.build, args.venv = args.build.resolve(), args.venv.resolve()
     enter_venv(args.venv)
+    subprocess.run(["cmake", "--build", args.build, "--target", "mllama", "matmul_bench", "attn_bench"], check=True,
+                   stdout=sys.stderr)
     old = args.out.with_suffix(".json")
     data = json.loads(old.read_text()) if old.exists() else {"parts": {}}
-    data["cpu"] = facts()["cpu"]
+    data["cpu"] = cpu_name()
     for part in args.parts or PARTS:
         rows = PARTS[part](args, args.venv / ("result-" + part))
-        data["parts"][part] = facts() | {"threads": args.threads, "rows": rows}
+        data["parts"][part] = facts(args.build / "mllama") | {"threads": args.threads, "rows": rows}
         write(args.out, data, markdown(data))
 
 

@@ -24,6 +24,8 @@ import llama_vocab  # noqa: E402
 import tiktoken  # noqa: E402
 import tokenizers  # noqa: E402
 
+from peer_tools import facts  # noqa: E402
+
 ROUNDS, SIZE, DOCUMENT = 7, 1_000_000, 4000
 
 
@@ -110,12 +112,8 @@ def main():
         print(rows[-1], flush=True)
     opens = [float(subprocess.run([bench, converted, os.devnull, "0"], check=True, text=True,
                                   stdout=subprocess.PIPE).stdout.split()[1]) for _ in range(9)]
-    with open("/proc/cpuinfo", encoding="ascii") as f:
-        cpu = next(line.split(": ")[1].strip() for line in f if line.startswith("model name"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False, text=True,
-                            stdout=subprocess.PIPE).stdout.strip()
     with open(result, "w", encoding="ascii") as f:
-        json.dump({"commit": commit, "cpu": cpu, "threads": 1, "python": platform.python_version(),
+        json.dump(facts(bench) | {"threads": 1, "python": platform.python_version(),
                    "tokenizers": tokenizers.__version__, "tiktoken": tiktoken.__version__,
                    "rounds": ROUNDS, "encode": rows,
                    "ten_mb_of_one_character_s": extremes(bench, converted),

@@ -84,7 +84,7 @@ def main():
         for n, h, kv, d in DECODE:
             rows.append(measure(ours, f"decode {n} {h} {kv} {d}", 8.0 * SEQS * n * kv * d,
                                 qkv(SEQS, 1, n, h, kv, d, both[:1]), False, args.repeats, clock))
-    out = facts() | {"threads": args.threads, "torch": torch.__version__, "repeats": args.repeats,
+    out = facts(args.program) | {"threads": args.threads, "torch": torch.__version__, "repeats": args.repeats,
                      "clock": "CPU time of one thread" if args.cpu_time else "wall", "attention": rows}
     write(args.out, out, markdown(out))
 

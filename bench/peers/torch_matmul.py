@@ -89,7 +89,7 @@ def main():
     torch.set_num_threads(args.threads)
     ours = Ours(args.program, args.threads, args.cpu_time)
     clock = time.thread_time if args.cpu_time else time.perf_counter
-    out = facts() | {"threads": args.threads, "torch": torch.__version__, "repeats": args.repeats,
+    out = facts(args.program) | {"threads": args.threads, "torch": torch.__version__, "repeats": args.repeats,
                      "clock": "thread CPU time" if args.cpu_time else "wall"}
     rows = [decode_row(ours, kind, n, args.repeats)
             for kind, n in (("f32", 1), ("bf16", 1), ("f32", 4), ("f32", 8))]
