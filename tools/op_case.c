@@ -289,9 +289,9 @@ static enum mll_status open_weights(struct op_case *c, struct mll_error *err)
 }
 
 /* What the ops behind logits take: all rules at once, the same lists for every row. */
-static bool open_sampling(struct op_case *c)
+static bool open_sampling(struct op_case *c, struct choice choice)
 {
-    int n = c->shape.n, dim = c->shape.cols;
+    int n = choice.n, dim = c->shape.cols;
     struct sample_row row = {.text = ramp(c->ex, TEXT, FIRST_ID, ID_STEP, dim, all_of(TEXT)),
                              .bias_ids = ramp(c->ex, BANNED, 1, 1, dim, all_of(BANNED)),
                              .bias = numbers(c->ex, BANNED, 1, 0, all_of(BANNED)),
@@ -309,7 +309,7 @@ static bool open_sampling(struct op_case *c)
     c->out = exec_alloc(c->ex, (size_t)n * sizeof *c->out);
     exec_zero(c->ex, c->out, (size_t)n * sizeof *c->out);
     for (int i = 0; i < n; i++) {
-        row.position = (uint64_t)i;
+        row.position = (uint64_t)(choice.only ? choice.only[i] : i);
         exec_upload(c->ex, c->rows + i, &row, sizeof row);
     }
     return row.text && row.bias_ids && row.bias && row.banned;
@@ -345,7 +345,7 @@ static bool open_inputs(struct op_case *c, struct choice choice)
     if (kind->pool == POOL_CHECKED && !in_pool && ok)
         ok = (c->pad = (uint8_t *)ramp(c->ex, (s->n + 3) / 4, 0, 0, 1, all_of((s->n + 3) / 4)));
     if (kind->logits && ok)
-        ok = open_sampling(c);
+        ok = open_sampling(c, choice);
     if (kind->positions && ok)
         ok = open_positions(c, choice);
     if ((op_case_has_keys(s) || in_pool) && ok)

@@ -107,7 +107,7 @@ static const struct op_shape small[] = {
     {.op = "process", .n = 3, .rows = 1, .cols = 1000},
     {.op = "choose", .n = 3, .rows = 1, .cols = 1000},
     {.op = "warp", .n = 3, .rows = 1, .cols = 1000},
-    {.op = "draw", .n = 3, .rows = 1, .cols = 1000}};
+    {.op = "draw", .n = 5, .rows = 1, .cols = 1000}};
 
 Test(bench_case, every_op_agrees_with_its_plain_form)
 {
