@@ -68,7 +68,7 @@ static const struct matmul_form *form_of(const struct mll_exec *ex, const struct
         return NULL;
 #if defined(__x86_64__)
     if (ex->compute == MLL_COMPUTE_BF16 && (w->dtype == MLL_DTYPE_BF16 || quant_is_coded(w->dtype)))
-        return &matmul_avx512_bf16;
+        return w->dtype == MLL_DTYPE_Q4 ? &matmul_avx512_bf16_q4 : &matmul_avx512_bf16;
     if (ex->isa == MLL_ISA_AVX512)
         return &matmul_avx512;
     if (ex->isa == MLL_ISA_AVX2)

@@ -68,7 +68,8 @@ struct matmul_form {
     void (*tile)(const struct matmul_tile *t);
 };
 
-extern const struct matmul_form matmul_avx2, matmul_avx512, matmul_avx512_bf16;
+extern const struct matmul_form matmul_avx2, matmul_avx512;
+extern const struct matmul_form matmul_avx512_bf16, matmul_avx512_bf16_q4; /* of 4-bit weights */
 
 /* What is added to the outputs from element i of y on; NULL for nothing. */
 static inline const float *matmul_base(const struct matmul *m, size_t i)

@@ -9,7 +9,8 @@
  * Shuffles are what limits decoding. Where x is read for few rows only, it is put into an order
  * that saves one of the two a step needs: the 16 codes of a step are one qword, and a shift of it
  * by 4 i bits brings code i into its lower half and code i + 8 into its upper one, to lanes 2 i and
- * 2 i + 1. The lanes are put back before they are added: the same sums. */
+ * 2 i + 1. The lanes are put back before they are added: the same sums. In bf16 x and w are always
+ * in an order that needs no shuffle but the lookup. */
 #ifndef MLL_MATMUL_Q4_ZMM_H
 #define MLL_MATMUL_Q4_ZMM_H
 
@@ -20,8 +21,19 @@
  * their absmax before they are multiplied. */
 enum { Q4_X = 4, Q4_FEW = 2, Q4_W = 2 * MATMUL_W, Q4_RUN = 32 };
 
-/* Weights as float32 in order, or split as above; as bf16 in order. */
+/* Weights as float32 in order, or split as above; as bf16 in the order of q4_word_order. */
 enum q4_form { Q4_F32, Q4_F32_SPLIT, Q4_DOT };
+
+/* Which of 32 columns stands where in a step of bf16: its codes, eight words, are in each quarter
+ * of a register, shifted by 0, 4, 8 and 12 bits; the high half of a byte is the first of two. */
+INLINE __m512i q4_word_order(void)
+{
+    static const uint16_t first[4] = {1, 0, 3, 2};
+    uint16_t order[32];
+    for (int i = 0; i < 32; i++)
+        order[i] = (uint16_t)(i % 8 * 4 + first[i / 8]);
+    return _mm512_loadu_si512(order);
+}
 
 struct q4 {
     const unsigned char *codes;
@@ -32,18 +44,19 @@ struct q4 {
 
 INLINE struct q4 q4_of(const struct mat *w, const enum q4_form form)
 {
-    const bool dot = form == Q4_DOT;
     struct q4 q = {
         .codes = w->data, .blocks = w->blocks, .values = _mm512_loadu_ps(w->blocks->values)};
     unsigned char spread[64];
-    /* float32: bytes 0-7 to pairs of dwords; bf16: bytes 0-15 to pairs of words */
-    for (int i = 0; i < 64; i++)
-        spread[i] = (unsigned char)(dot ? i / 4 : i / 8);
+    const long long by_4 = 0x0004000400040004;
+    for (int i = 0; i < 64; i++) /* bytes 0-7 to pairs of dwords */
+        spread[i] = (unsigned char)(i / 8);
     q.spread = _mm512_loadu_si512(spread);
     /* the first of a pair is the high half of its byte */
-    q.shifts = dot ? _mm512_set1_epi32(4) : _mm512_set1_epi64(4);
+    q.shifts = _mm512_set1_epi64(4);
     if (form == Q4_F32_SPLIT)
         q.shifts = _mm512_setr_epi64(4, 0, 12, 8, 20, 16, 28, 24);
+    if (form == Q4_DOT)
+        q.shifts = _mm512_setr_epi64(0, 0, by_4, by_4, 2 * by_4, 2 * by_4, 3 * by_4, 3 * by_4);
     return q;
 }
 
@@ -67,11 +80,12 @@ INLINE __m512 q4_table(const struct q4 *q, float absmax)
 /* The table as q4_weights takes it: for bf16, rounded and twice over. */
 INLINE __m512 q4_finish(__m512 table, const enum q4_form form)
 {
-    if (form != Q4_DOT)
-        return table;
-    __m512i bits = _mm512_castps_si512(q4_round(table, MLL_DTYPE_BF16));
-    __m256i h = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
-    return _mm512_castsi512_ps(_mm512_broadcast_i64x4(h));
+#ifdef __AVX512BF16__
+    if (form == Q4_DOT)
+        return _mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(table, table));
+#endif
+    (void)form;
+    return table;
 }
 
 /* One step of weights, whose codes stand at `at`, looked up in the table of its chunk. */
@@ -80,7 +94,7 @@ INLINE __m512 q4_weights(const struct q4 *q, __m512 table, const unsigned char *
 {
     if (form == Q4_DOT) {
         __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)at));
-        __m512i index = _mm512_srlv_epi16(_mm512_shuffle_epi8(bytes, q->spread), q->shifts);
+        __m512i index = _mm512_srlv_epi16(bytes, q->shifts);
         return _mm512_castsi512_ps(_mm512_permutexvar_epi16(index, _mm512_castps_si512(table)));
     }
     long long bytes;
