@@ -169,7 +169,7 @@ FORMATS = {
     "nf4": (0.5 + 4 / 64, 0.5, r"gemv_q4_kernel<false, 1, TILES>", r"gemm_quant_kernel<true, .*>"),
     "nf4-dq": (0.5 + 1 / 64, 0.5, r"gemv_q4_kernel<true, 1, TILES>", r"gemm_quant_kernel<true, .*>"),
     "int8": (1, 1, r"gemv_i8_kernel", r"gemm_quant_kernel<false, .*>"),
-    "fp16": (2, 2, r"gemv_kernel", r"gemm_kernel<.*>"),
+    "fp16": (2, 2, r"gemv_kernel", r"gemm_kernel<.*, false>"),
 }
 GEMV_ROWS = 16
 # Kernels of a token that only pass activations on, as a run of the tests' model launches them: norms
@@ -196,7 +196,7 @@ def gemv(card, fmt, rows, cols):
 
 def gemm(card, fmt, n, rows, cols, added=0):
     """Seconds of one matmul of n rows by the best tile shape, or None; added: bytes an output that are
-    read and added to it."""
+    read and added to it, or by which it is less than a float."""
     sm, sms, _, gb_s, latency, _ = CARDS[card]
     best = None
     for (kernel, arch), row in ROWS.items():
@@ -280,15 +280,29 @@ VISION_PASSES = {
     "two norms": 2 * (4 + 2),
     "largest v": 4,
     "k, v to fp16": 2 * (4 + 2),
-    "gelu, four times as wide": 4 * (4 + 2),
 }
+
+
+GELU_GEMM = "gemm_kernel<128, 128, 32, 64, 64, true>"
+
+
+def gelu_alone(card, model):
+    """Seconds that gelu takes an image if nothing else runs meanwhile: in its matmul's epilogue a
+    warp takes 8 of the 64 rows a turn."""
+    sm, sms, ghz = CARDS[card][:3]
+    row = find(re.escape(GELU_GEMM), sm)
+    if row is None:
+        return None
+    warps = ceil(model.rows / 128) * (5120 // 128) * 4
+    issued = warps * (row["all"] - row["loop"]) * 8
+    return 40 * issued / (sms * 4 * ghz * 1e9 * HIDDEN[2])
 
 
 def image(card, model):
     """Seconds for an image of 4 tiles, to the keys and values of the cross layers."""
     t, rate = model.rows, tensor_rate(card, find(VISION_KERNEL, CARDS[card][0]))[0]
     layer = [gemm(card, "fp16", t, *shape) for shape in
-             ((3840, 1280), (1280, 1280, 4), (5120, 1280), (1280, 5120, 4))]
+             ((3840, 1280), (1280, 1280, 4), (5120, 1280, -2), (1280, 5120, 4))]
     end = [gemm(card, "fp16", t, model.hidden, 7680), gemm(card, "fp16", t, 2048, model.hidden)]
     if None in layer + end:
         return None
@@ -452,6 +466,9 @@ way, Little's law), or issue, load/store, tensor, exp of the SM.
   of each launch is a latency and {GAP * 1e6:.0f} us.
 - Between a vision layer's matmuls and its attention the other kernels move {sum(VISION_PASSES.values())} bytes for each
   activation ({"; ".join(VISION_PASSES)}), all from memory.
+- Residuals and gelu are in the epilogues of the matmuls, their bytes counted there; gelu's instructions are
+  taken to run beside the products of the SM's other block. If nothing did, an image would take
+  {", ".join(f"{1e3 * gelu_alone(c, MODELS[0]):.1f}" for c in CARDS)} ms more on {", ".join(CARDS)}.
 - {SMALL["self"]} small kernels a self layer, {SMALL["cross"]} a cross layer, {SMALL["rest"]} a token, each two
   latencies and a launch; decoded tokens are one graph.
 - From sm_90 on these and the matmuls of a layer begin early (docs/GPU.md): {EARLY * 1e6:.1f} us instead of

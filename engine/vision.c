@@ -53,8 +53,7 @@ static void vis_mlp(const struct tower *t, float *x, const struct vision_layer *
     float *wide = exec_alloc(t->ex, arena_floats((size_t)v->rows, (size_t)v->intermediate_size));
     exec_operand(t->ex, wide, v->rows, v->intermediate_size);
     for (int i = 0; i < v->max_tiles; i++) {
-        op_matmul(t->ex, wide, t->norm + i * tile, &w->fc1_w, &w->fc1_b, v->rows);
-        op_gelu(t->ex, wide, wide, v->rows, v->intermediate_size);
+        op_matmul_gelu(t->ex, wide, t->norm + i * tile, &w->fc1_w, &w->fc1_b, v->rows);
         op_matmul_add(t->ex, x + i * tile, x + i * tile, wide, &w->fc2_w, &w->fc2_b,
                       gate_of(&w->gate_ffn), v->rows);
     }

@@ -30,6 +30,7 @@ struct par;
     X(silu_mul, float *y, const float *gate, const float *up, int rows, int dim)                   \
     X(gelu, float *y, const float *x, int rows, int dim)                                           \
     X(matmul, float *y, const float *x, const struct mat *w, const struct mat *bias, int n)        \
+    X(matmul_gelu, float *y, const float *x, const struct mat *w, const struct mat *bias, int n)   \
     X(matmul_add, float *y, const float *base, const float *x, const struct mat *w,                \
       const struct mat *bias, const struct mat *gate, int n)                                       \
     X(matmul_group, float *const y[], const float *x, const struct mat *const w[], int count,      \

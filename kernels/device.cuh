@@ -149,6 +149,18 @@ __device__ __forceinline__ float half_scale(float max)
     return __uint_as_float((uint32_t)exponent << 23);
 }
 
+/* 1 / s of such a power of two, or another from 2^-126 to 2^113. */
+__device__ __forceinline__ float half_inverse(float s)
+{
+    return __uint_as_float(0x7f000000u - __float_as_uint(s));
+}
+
+__device__ __forceinline__ uint32_t half_pair(float a, float b)
+{
+    return (uint32_t)__half_as_ushort(__float2half_rn(a)) |
+           (uint32_t)__half_as_ushort(__float2half_rn(b)) << 16;
+}
+
 /* h + s x, rounded twice. */
 __device__ __forceinline__ float add_scaled(float h, float s, float x)
 {

@@ -31,7 +31,7 @@ void gelu_span_c(float *y, const float *x, const float *unused, size_t n)
 {
     (void)unused;
     for (size_t i = 0; i < n; i++)
-        y[i] = 0.5f * x[i] * (1.0f + fm_erf(x[i] * GELU_SQRT_HALF));
+        y[i] = fm_gelu(x[i]);
 }
 
 static void elementwise_part(void *arg, size_t begin, size_t end, int thread)

@@ -46,11 +46,6 @@ __device__ __forceinline__ float silu_mul(float gate, float up)
     return gate / (1.0f + fm_exp(-gate)) * up;
 }
 
-__device__ __forceinline__ float gelu(float x)
-{
-    return 0.5f * x * (1.0f + fm_erf(fm_mul(x, GELU_SQRT_HALF)));
-}
-
 /* up NULL: gelu(x), else silu(x) up. */
 template <int VECS>
 __global__ void __launch_bounds__(ROW_THREADS)
@@ -64,7 +59,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     for (int k = 0; k < VECS; k++) {
         float4 a = v[k];
         if (up == nullptr) {
-            v[k] = make_float4(gelu(a.x), gelu(a.y), gelu(a.z), gelu(a.w));
+            v[k] = make_float4(fm_gelu(a.x), fm_gelu(a.y), fm_gelu(a.z), fm_gelu(a.w));
         } else {
             float4 b = row_vector(up + (size_t)blockIdx.x * dim, k, dim);
             v[k] = make_float4(silu_mul(a.x, b.x), silu_mul(a.y, b.y), silu_mul(a.z, b.z),
@@ -79,7 +74,7 @@ __global__ void __launch_bounds__(ELEMENT_THREADS)
 {
     size_t i = (size_t)blockIdx.x * ELEMENT_THREADS + threadIdx.x;
     if (i < n)
-        y[i] = up == nullptr ? gelu(x[i]) : silu_mul(x[i], up[i]);
+        y[i] = up == nullptr ? fm_gelu(x[i]) : silu_mul(x[i], up[i]);
 }
 
 #ifndef __CUDACC_RTC__

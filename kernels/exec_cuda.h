@@ -96,8 +96,9 @@ struct bounds bounds_of(struct mll_exec *ex, enum mll_op op, int64_t bound);
 /* ---- half_rows.cu ---------------------------------------------------------------------------- */
 
 /* rows (n, half_stride(cols)) and scale (n) of n weight rows of dtype F32, F16 or BF16, aligned for
- * it; *underflows (device memory, may be NULL) grows by how many other elements became zero. */
-void weights_to_half(struct mll_exec *ex, __half *rows, float *scale,
+ * it. Device memory: *norm grows to the largest sum of the magnitudes of a row, *underflows by how
+ * many other elements became zero. */
+void weights_to_half(struct mll_exec *ex, __half *rows, float *scale, float *norm,
                      unsigned long long *underflows, const void *data, enum mll_dtype dtype, int n,
                      int cols);
 

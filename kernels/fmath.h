@@ -103,6 +103,12 @@ MLL_HD static inline float fm_erf(float x)
     return a > 1.0f ? far_out : near_zero;
 }
 
+/* x / 2 (1 + erf(x / sqrt 2)) */
+MLL_HD static inline float fm_gelu(float x)
+{
+    return 0.5f * x * (1.0f + fm_erf(fm_mul(x, GELU_SQRT_HALF)));
+}
+
 MLL_HD static inline float fm_tanh(float x)
 {
     float a = fabsf(x);

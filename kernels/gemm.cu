@@ -8,7 +8,7 @@
  * and there are two stages. Tiles beyond the last row hold zeros. */
 #include "gemm_tile.cuh"
 
-template <int BM, int BN, int BK, int WM, int WN>
+template <int BM, int BN, int BK, int WM, int WN, bool GELU>
 __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
     gemm_kernel(struct matmul_args a)
 {
@@ -87,7 +87,11 @@ __global__ void __launch_bounds__(GEMM_THREADS, BM *BN > 8192 ? 2 : 3)
         __syncthreads();
     }
 #endif
-    gemm_store<MB, NB>(a, matmul_part_of(a, opaque(blockIdx.y)), acc, m + wm, o + wn, 1.0f);
+    part = matmul_part_of(a, opaque(blockIdx.y));
+    if (GELU)
+        gemm_store_gelu<MB, NB>(a, part, acc, m + wm, o + wn);
+    else
+        gemm_store<MB, NB>(a, part, acc, m + wm, o + wn, 1.0f);
 }
 
 #ifndef __CUDACC_RTC__
@@ -136,12 +140,19 @@ void gemm(struct mll_exec *ex, struct matmul_args *a)
     int shape = gemm_choose(ex, a);
     dim3 grid = gemm_grid(a, shape), block(GEMM_THREADS);
     cudaStream_t s = stream_of(ex);
-    if (shape == 0)
-        LAUNCH((gemm_kernel<128, 128, 32, 64, 64>), grid, block, 0, s, *a);
+    bool gelu = a->end.gelu.rows != NULL;
+    if (shape == 0 && gelu)
+        LAUNCH((gemm_kernel<128, 128, 32, 64, 64, true>), grid, block, 0, s, *a);
+    else if (shape == 0)
+        LAUNCH((gemm_kernel<128, 128, 32, 64, 64, false>), grid, block, 0, s, *a);
+    else if (shape == 1 && gelu)
+        LAUNCH((gemm_kernel<128, 64, 32, 64, 32, true>), grid, block, 0, s, *a);
     else if (shape == 1)
-        LAUNCH((gemm_kernel<128, 64, 32, 64, 32>), grid, block, 0, s, *a);
+        LAUNCH((gemm_kernel<128, 64, 32, 64, 32, false>), grid, block, 0, s, *a);
+    else if (gelu)
+        LAUNCH((gemm_kernel<64, 64, 64, 32, 32, true>), grid, block, 0, s, *a);
     else
-        LAUNCH((gemm_kernel<64, 64, 64, 32, 32>), grid, block, 0, s, *a);
+        LAUNCH((gemm_kernel<64, 64, 64, 32, 32, false>), grid, block, 0, s, *a);
     launched(ex, "gemm");
 }
 #endif

@@ -196,18 +196,14 @@ __device__ __forceinline__ int block_element(int second, int c)
     return (c & 1) | second << 1 | (c & 2) << 1;
 }
 
-/* Writes a warp's accumulators, row by row; weights' scale: unit, times part.scale where there is
- * one. What is added to a row is read at once: y may be base, so that the compiler moves no load in
- * front of a store, and each alone would be waited for. */
-template <int MB, int NB>
-__device__ __forceinline__ void gemm_store(const struct matmul_args &a,
-                                           const struct matmul_part &part,
-                                           const float acc[MB][NB][8], int row, int col, float unit)
+/* What a lane's columns are multiplied by, unit times part.scale where there is one, and what is
+ * added to them. */
+template <int NB>
+__device__ __forceinline__ void gemm_columns(float scale[NB][4], float bias[NB][4],
+                                             const struct matmul_args &a,
+                                             const struct matmul_part &part, int col, float unit)
 {
     int lane = threadIdx.x % WARP;
-    const float *base = a.end.base;
-    float factor = base == nullptr ? 0.0f : matmul_factor(a.end);
-    float scale[NB][4], bias[NB][4];
 #pragma unroll
     for (int j = 0; j < NB; j++)
 #pragma unroll
@@ -217,6 +213,20 @@ __device__ __forceinline__ void gemm_store(const struct matmul_args &a,
             scale[j][c] = there && part.scale != nullptr ? part.scale[o] * unit : unit;
             bias[j][c] = there && a.end.bias != nullptr ? a.end.bias[o] : 0.0f;
         }
+}
+
+/* Writes a warp's accumulators, row by row. What is added to a row is read at once: y may be base,
+ * so that the compiler moves no load in front of a store, and each alone would be waited for. */
+template <int MB, int NB>
+__device__ __forceinline__ void gemm_store(const struct matmul_args &a,
+                                           const struct matmul_part &part,
+                                           const float acc[MB][NB][8], int row, int col, float unit)
+{
+    int lane = threadIdx.x % WARP;
+    const float *base = a.end.base;
+    float factor = base == nullptr ? 0.0f : matmul_factor(a.end);
+    float scale[NB][4], bias[NB][4];
+    gemm_columns<NB>(scale, bias, a, part, col, unit);
 #pragma unroll
     for (int i = 0; i < 2 * MB; i++) {
         int r = row + i / 2 * 16 + block_row(lane, block_element(i % 2, 0));
@@ -243,6 +253,50 @@ __device__ __forceinline__ void gemm_store(const struct matmul_args &a,
                 if (o < part.rows)
                     part.y[at + o] = y;
             }
+    }
+}
+
+/* The same of gelu, to an operand. One row a turn, then the accumulators move up: 128 of these
+ * functions written out would not fit the instruction cache. */
+template <int MB, int NB>
+__device__ __forceinline__ void gemm_store_gelu(const struct matmul_args &a,
+                                                const struct matmul_part &part,
+                                                float acc[MB][NB][8], int row, int col)
+{
+    int lane = threadIdx.x % WARP;
+    float scale[NB][4], bias[NB][4];
+    gemm_columns<NB>(scale, bias, a, part, col, 1.0f);
+#pragma unroll 1
+    for (int i = 0; i < 2 * MB; i++) {
+        int r = row + i / 2 * 16 + block_row(lane, block_element(i % 2, 0));
+        if (r < a.x.n) {
+            float x_scale = half_row_scale(a.x, r), s = matmul_gelu_scale(a, part, r);
+            float inverse = half_inverse(s);
+            __half *to = half_row(a.end.gelu, r);
+#pragma unroll
+            for (int j = 0; j < NB; j++)
+#pragma unroll
+                for (int c = 0; c < 4; c += 2) {
+                    int o = col + j * 16 + block_col(lane, block_element(0, c));
+                    float y[2];
+#pragma unroll
+                    for (int k = 0; k < 2; k++)
+                        y[k] = fm_gelu(matmul_finish(acc[0][j][block_element(0, c + k)],
+                                                     scale[j][c + k], x_scale, bias[j][c + k]));
+                    if (o < part.rows) /* an even number */
+                        *(uint32_t *)(to + o) = half_pair(y[0] * inverse, y[1] * inverse);
+                }
+            if (col + block_col(lane, 0) == 0)
+                half_row_end(a.end.gelu, r, s, 0, 1);
+        }
+#pragma unroll
+        for (int k = 0; k < 2 * MB - 1; k++)
+#pragma unroll
+            for (int j = 0; j < NB; j++)
+#pragma unroll
+                for (int c = 0; c < 4; c++)
+                    acc[k / 2][j][block_element(k % 2, c)] =
+                        acc[(k + 1) / 2][j][block_element((k + 1) % 2, c)];
     }
 }
 

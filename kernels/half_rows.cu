@@ -11,8 +11,8 @@
 
 template <typename T>
 __global__ void __launch_bounds__(HALF_THREADS)
-    half_rows_kernel(__half *out, float *scale, unsigned long long *underflows, const T *x,
-                     int cols, int stride)
+    half_rows_kernel(__half *out, float *scale, float *norm, unsigned long long *underflows,
+                     const T *x, int cols, int stride)
 {
     SHARED(float, part, [WARP]);
     const T *row = x + (size_t)blockIdx.x * cols;
@@ -24,16 +24,23 @@ __global__ void __launch_bounds__(HALF_THREADS)
         max = fmaxf(max, fabsf(widen(row[i])));
     float s = half_scale(block_max(max, part)), inverse = 1.0f / s;
     unsigned long long lost = 0;
+    float sum = 0.0f;
 #pragma unroll 4
     for (int i = threadIdx.x; i < stride; i += HALF_THREADS) {
         float v = i < cols ? widen(row[i]) : 0.0f;
         __half h = __float2half_rn(v * inverse);
         out[i] = h;
         lost += v != 0.0f && __half2float(h) == 0.0f;
+        sum += fabsf(v);
     }
     if (threadIdx.x == 0)
         scale[blockIdx.x] = s;
-    if (underflows != nullptr && lost > 0)
+    if (norm == nullptr) /* activations */
+        return;
+    sum = block_sum(sum, part);
+    if (threadIdx.x == 0) /* the bits of floats that are not negative are in their order */
+        atomicMax((unsigned *)norm, __float_as_uint(sum));
+    if (lost > 0)
         atomicAdd(underflows, lost);
 }
 
@@ -51,23 +58,23 @@ __global__ void __launch_bounds__(ROW_THREADS)
 #include "exec_cuda.h"
 
 template <typename T>
-static void half_rows(struct mll_exec *ex, __half *out, float *scale,
+static void half_rows(struct mll_exec *ex, __half *out, float *scale, float *norm,
                       unsigned long long *underflows, const T *x, int rows, int cols)
 {
     LAUNCH_EARLY(begins_early(ex), half_rows_kernel<T>, dim3((unsigned)rows), dim3(HALF_THREADS), 0,
-                 stream_of(ex), out, scale, underflows, x, cols, half_stride(cols));
+                 stream_of(ex), out, scale, norm, underflows, x, cols, half_stride(cols));
 }
 
-void weights_to_half(struct mll_exec *ex, __half *rows, float *scale,
+void weights_to_half(struct mll_exec *ex, __half *rows, float *scale, float *norm,
                      unsigned long long *underflows, const void *data, enum mll_dtype dtype, int n,
                      int cols)
 {
     if (dtype == MLL_DTYPE_F32)
-        half_rows<float>(ex, rows, scale, underflows, (const float *)data, n, cols);
+        half_rows<float>(ex, rows, scale, norm, underflows, (const float *)data, n, cols);
     else if (dtype == MLL_DTYPE_F16)
-        half_rows<__half>(ex, rows, scale, underflows, (const __half *)data, n, cols);
+        half_rows<__half>(ex, rows, scale, norm, underflows, (const __half *)data, n, cols);
     else
-        half_rows<bf16>(ex, rows, scale, underflows, (const bf16 *)data, n, cols);
+        half_rows<bf16>(ex, rows, scale, norm, underflows, (const bf16 *)data, n, cols);
     launched(ex, "weights_to_half");
 }
 
@@ -110,7 +117,7 @@ struct operand operand_of(struct mll_exec *ex, const float *x, int n, int cols)
     o.step = o.stride;
     o.scale_step = 1;
     exec_release(ex, mark);
-    half_rows<float>(ex, o.rows, o.scale, NULL, x, n, cols);
+    half_rows<float>(ex, o.rows, o.scale, NULL, NULL, x, n, cols);
     launched(ex, "half_rows");
     return o;
 }

@@ -10,6 +10,7 @@
 #ifndef __CUDACC_RTC__
 #include "exec_cuda.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -232,12 +233,17 @@ static void send_vector(struct exec_cuda *e, struct mat *m)
 {
     size_t n = weight_count(m), most = e->loader->chunk / sizeof(float),
            size = weight_element_bytes(m->dtype);
-    unsigned char *to = take(e, n * sizeof(float));
+    unsigned char *to = take(e, (n + 1) * sizeof(float));
+    float largest = 0.0f;
     for (size_t at = 0, part; at < n; at += part) {
         part = n - at < most ? n - at : most;
         struct fill f = {NULL, (const unsigned char *)m->data + at * size, m->dtype};
         send_chunk(e, to + at * sizeof(float), &f, part, part * sizeof(float));
     }
+    for (size_t i = 0; i < n; i++)
+        largest = fmaxf(largest, fabsf(weight_at(m->data, m->dtype, i)));
+    struct fill f = {NULL, (const unsigned char *)&largest, MLL_DTYPE_NONE};
+    send_chunk(e, to + n * sizeof(float), &f, sizeof largest, sizeof largest);
     m->data = to;
     m->dtype = MLL_DTYPE_F32;
 }
@@ -253,7 +259,8 @@ static enum mll_status send_matrix(struct exec_cuda *e, struct mat *m, struct ml
         return mll_fail(err, MLL_ERR_NO_MEMORY, "a weight's row has %zu bytes, at most %zu fit",
                         row, l->chunk);
     __half *rows = (__half *)take(e, (size_t)m->rows * stride * sizeof(__half));
-    float *scale = (float *)take(e, (size_t)m->rows * sizeof(float));
+    float *scale = (float *)take(e, ((size_t)m->rows + 1) * sizeof(float)), *norm = scale + m->rows;
+    cudaMemsetAsync(norm, 0, sizeof *norm, e->stream);
     for (int r = 0, n; r < m->rows; r += n) {
         n = m->rows - r < most ? m->rows - r : most;
         unsigned s = l->next_stored++ % STORED;
@@ -262,8 +269,8 @@ static enum mll_status send_matrix(struct exec_cuda *e, struct mat *m, struct ml
         cudaStreamWaitEvent(l->stream, l->converted[s], 0);
         unsigned b = send_chunk(e, l->stored[s], &f, bytes, bytes);
         cudaStreamWaitEvent(e->stream, l->copied[b], 0);
-        weights_to_half(&e->base, rows + (size_t)r * stride, scale + r, l->underflows, l->stored[s],
-                        m->dtype, n, m->cols);
+        weights_to_half(&e->base, rows + (size_t)r * stride, scale + r, norm, l->underflows,
+                        l->stored[s], m->dtype, n, m->cols);
         cudaEventRecord(l->converted[s], e->stream);
     }
     m->data = rows;

@@ -132,6 +132,13 @@ void matmul_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat 
     multiply(ex, &(struct matmul){.y = y, .x = x, .w = w, .bias = bias, .n = n});
 }
 
+void matmul_gelu_cpu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                     const struct mat *bias, int n)
+{
+    matmul_cpu(ex, y, x, w, bias, n);
+    gelu_cpu(ex, y, y, n, w->rows);
+}
+
 void matmul_add_cpu(struct mll_exec *ex, float *y, const float *base, const float *x,
                     const struct mat *w, const struct mat *bias, const struct mat *gate, int n)
 {

@@ -67,8 +67,21 @@ static void multiply(struct mll_exec *ex, float *y, const float *x, const struct
 void matmul_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                  const struct mat *bias, int n)
 {
-    struct matmul_end end = {floats_of(bias), NULL, NULL};
+    struct matmul_end end = {floats_of(bias), NULL, NULL, {}};
     multiply(ex, y, x, w, &end, n);
+}
+
+void matmul_gelu_cuda(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                      const struct mat *bias, int n)
+{
+    struct matmul_end end = {floats_of(bias), NULL, NULL, operand_at(ex, y, n, w->rows)};
+    bool fits = ex->phase == MLL_PREFILL && is_half(w) && exec_cuda(ex)->fast == NULL;
+    if (fits && end.gelu.rows != NULL) {
+        multiply(ex, y, x, w, &end, n);
+        return;
+    }
+    matmul_cuda(ex, y, x, w, bias, n);
+    gelu_cuda(ex, y, y, n, w->rows);
 }
 
 /* Rows of a product that wait for op_matmul_add: of cuBLASLt all, whose number must not change. */
@@ -87,7 +100,7 @@ size_t matmul_add_scratch_cuda(const struct mll_exec *ex, int n, int rows, int c
 void matmul_add_cuda(struct mll_exec *ex, float *y, const float *base, const float *x,
                      const struct mat *w, const struct mat *bias, const struct mat *gate, int n)
 {
-    struct matmul_end end = {floats_of(bias), base, floats_of(gate)};
+    struct matmul_end end = {floats_of(bias), base, floats_of(gate), {}};
     if (ex->phase == MLL_PREFILL && !(is_half(w) && exec_cuda(ex)->fast != NULL)) {
         multiply(ex, y, x, w, &end, n);
         return;
@@ -109,7 +122,7 @@ void matmul_group_cuda(struct mll_exec *ex, float *const y[], const float *x,
                        const struct mat *const w[], int count, int n)
 {
     struct operand o = operand_of(ex, x, n, w[0]->cols);
-    struct matmul_end none = {NULL, NULL, NULL};
+    struct matmul_end none = {NULL, NULL, NULL, {}};
     for (int i = 0, end; i < count; i = end) {
         for (end = i + 1; end < count && is_half(w[end]) == is_half(w[i]);)
             end++;

@@ -4,7 +4,18 @@
  *   p[r][o] = dot(x[r], w[o]) * w_scale[o] * x_scale[r] + bias[o]
  *   y[r][o] = p[r][o], or base[r][o] + tanh(gate) * p[r][o]
  *
- * Weights are rows as operand.cuh has them, x.stride elements apart. */
+ * Weights are rows as operand.cuh has them, x.stride elements apart.
+ *
+ * gelu(p) goes to an operand at once, although no block sees the largest element of a row: since
+ *   |gelu(p[r][o])| <= |p[r][o]| <= 2^15 x_scale[r] max_o sum_k|w[o][k]| + max|bias| = B
+ * the row is divided by the power of two that brings B into [2^14, 2^15). Nothing can overflow:
+ * what fp16 operands and float32 sums are rounded by is far less than the factor of two that is
+ * left up to fp16's largest number. Where a row's largest element is 2^L below B, elements have
+ * their 11 bits down to 2^(L-28) of it, and below that are off by at most 2^(L-39) of it. (A scale
+ * that is measured has L at most 1.) As fp16 costs 2^-12 of an element anyway, L up to 26 does no
+ * harm. A larger one takes rows of w that x is orthogonal to, far above those it is not; the 2^-39
+ * B that are lost then are still below the 2^-25 B to which float32 sums of such terms are rounded.
+ */
 #ifndef MLL_MATMUL_CUH
 #define MLL_MATMUL_CUH
 
@@ -21,7 +32,7 @@
 struct matmul_part {
     float *y;            /* (n, rows) */
     const __half *w;     /* (rows, x.stride) */
-    const float *scale;  /* (rows) */
+    const float *scale;  /* (rows); fp16 rows: and the largest sum of magnitudes of one */
     int rows, tile_from; /* the first of the launch's row tiles that is its own */
 };
 
@@ -30,6 +41,8 @@ struct matmul_end {
     const float *bias; /* (rows) or NULL */
     const float *base; /* (n, rows) or NULL */
     const float *gate; /* one, or NULL for a factor of 1 */
+    /* Where gelu of it goes, dense prompt rows only; rows NULL: it goes to y as it is. */
+    struct operand gelu;
 };
 
 struct matmul_args {
@@ -59,6 +72,15 @@ __device__ __forceinline__ float matmul_finish(float sum, float w_scale, float x
 __device__ __forceinline__ float matmul_factor(const struct matmul_end &end)
 {
     return end.gate == nullptr ? 1.0f : fm_tanh(end.gate[0]);
+}
+
+/* The scale of row r of end.gelu. */
+__device__ __forceinline__ float matmul_gelu_scale(const struct matmul_args &a,
+                                                   const struct matmul_part &part, int r)
+{
+    float bias = a.end.bias == nullptr ? 0.0f : a.end.bias[part.rows];
+    float bound = fmaf(32768.0f * part.scale[part.rows], half_row_scale(a.x, r), bias);
+    return half_scale(fminf(bound, FLOAT_MAX)); /* what is not finite has the largest scale */
 }
 
 /* ---- launchers: gemm.cu, gemv.cu ------------------------------------------------------------- */

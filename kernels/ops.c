@@ -234,6 +234,17 @@ void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *
     ex->ops->matmul(ex, y, x, w, bias, n);
 }
 
+void op_matmul_gelu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                    const struct mat *bias, int n)
+{
+    CHECK(n >= 0 && is_weight(w), "n %d", n);
+    CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols);
+    if (n == 0)
+        return;
+    CHECK(y != NULL && x != NULL, "n %d, w %d x %d", n, w->rows, w->cols);
+    ex->ops->matmul_gelu(ex, y, x, w, bias, n);
+}
+
 void op_matmul_add(struct mll_exec *ex, float *y, const float *base, const float *x,
                    const struct mat *w, const struct mat *bias, const struct mat *gate, int n)
 {

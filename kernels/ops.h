@@ -160,11 +160,11 @@ size_t exec_mark(const struct mll_exec *ex);
 void exec_release(struct mll_exec *ex, size_t mark);
 size_t exec_peak(const struct mll_exec *ex);
 /* Declares that of x (n, cols), floats of the device, whole rows are written for matmuls to read
- * and for nobody else: what op_rmsnorm, op_add_rmsnorm, op_layernorm, op_silu_mul, op_gelu and
- * op_attn_vision leave there, also in place, only op_matmul and op_matmul_group may take, which in
- * their turn take nothing else from there. A GPU keeps such rows in fp16, its kernels' own form,
- * and stores no floats. All other ops read and write floats there as everywhere. Until the arena is
- * released below where it stands now. The CPU makes no difference. */
+ * and for nobody else: what op_rmsnorm, op_add_rmsnorm, op_layernorm, op_silu_mul, op_gelu,
+ * op_matmul_gelu and op_attn_vision leave there, also in place, only op_matmul and its likes may
+ * take as x, which in their turn take nothing else from there. A GPU keeps such rows in fp16, its
+ * kernels' own form, and stores no floats. All other ops read and write floats there as everywhere.
+ * Until the arena is released below where it stands now. The CPU makes no difference. */
 void exec_operand(struct mll_exec *ex, const float *x, int n, int cols);
 /* Gives the pages of the arena that nothing is allocated in back to the system, where they are
  * many; they come back when next touched. For after a stage that needs far more than the next. */
@@ -280,6 +280,12 @@ void op_gelu(struct mll_exec *ex, float *y, const float *x, int rows, int dim);
  * HF: nn.Linear, bitsandbytes' Linear4bit and Linear8bitLt (activations are never quantised) */
 void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                const struct mat *bias, int n);
+/* y = gelu(x w^T + bias): op_matmul and op_gelu, with their bits, but where a GPU makes an operand
+ * of y in the same kernel: of row r that keeps what is larger than 2^-27 B to 11 bits, the rest to
+ * 2^-38 B, B = max|x[r]| max_o sum_k|w[o][k]| + max|bias|, for max|x[r]| 2^14 where it is 0.
+ * y (n, w.rows), apart from x.  HF: fc1 and its activation */
+void op_matmul_gelu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
+                    const struct mat *bias, int n);
 /* y = base + s (x w^T + bias), s = tanh(gate[0]) or 1 where gate is NULL: the bits of op_matmul and
  * op_add_gated, without the product in between. y, base (n, w.rows), y may be base; x is apart.
  * HF: the projection at the end of an attention or MLP, and its residual */

@@ -39,12 +39,6 @@ __device__ __forceinline__ void row_store(float *y, const float4 v[VECS], int di
             *(float4 *)(y + (size_t)blockIdx.x * dim + row_column(k)) = v[k];
 }
 
-__device__ __forceinline__ uint32_t half_pair(float a, float b)
-{
-    return (uint32_t)__half_as_ushort(__float2half_rn(a)) |
-           (uint32_t)__half_as_ushort(__float2half_rn(b)) << 16;
-}
-
 /* The row in fp16, divided by its power of two. part: (WARP) of shared memory. Values beyond the
  * row's end are zero. The halves may lie where v was read: all have read before the first writes.
  */

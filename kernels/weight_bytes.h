@@ -1,8 +1,10 @@
 /* weight_bytes.h - what a weight takes of a GPU's memory: for the loader (load_weights.cu), and for
  * plans made where there is no GPU.
  *
- * A matrix lies as (rows, half_stride(cols)) fp16 and (rows) scales; everything else as it was,
- * vectors in float32. Every part begins at a multiple of WEIGHT_ALIGN bytes. Internal to kernels/.
+ * A matrix lies as (rows, half_stride(cols)) fp16 and (rows) scales, behind them the largest sum of
+ * the magnitudes of a row; everything else as it was, vectors in float32, behind them their largest
+ * magnitude: what matmul.cuh bounds products by. Every part begins at a multiple of WEIGHT_ALIGN
+ * bytes. Internal to kernels/.
  */
 #ifndef MLL_WEIGHT_BYTES_H
 #define MLL_WEIGHT_BYTES_H
@@ -59,11 +61,11 @@ static inline size_t weight_gpu_bytes(const struct mat *m, enum weight_use use)
     if (m->dtype == MLL_DTYPE_I8)
         return weight_aligned(weight_count(m)) + weight_aligned((size_t)m->rows * sizeof(float));
     if (use == WEIGHT_VECTOR)
-        return weight_aligned(weight_count(m) * sizeof(float));
+        return weight_aligned((weight_count(m) + 1) * sizeof(float));
     if (use == WEIGHT_TABLE)
         return weight_aligned(weight_count(m) * weight_element_bytes(m->dtype));
     return weight_aligned((size_t)m->rows * (size_t)half_stride(m->cols) * 2) +
-           weight_aligned((size_t)m->rows * sizeof(float));
+           weight_aligned(((size_t)m->rows + 1) * sizeof(float));
 }
 
 #endif

@@ -12,6 +12,7 @@ struct sample_out;
 
 /* n rows of cols elements, but
  *   matmul        x (n, cols) by a matrix (rows, cols)
+ *   matmul_gelu   the same
  *   matmul_add    the same, added to (n, rows)
  *   matmul_group  and by others of `more` rows, 0: no more
  *   attn          `rows` heads of cols; the last row sees `context` keys of 8 heads, one before it

@@ -127,6 +127,11 @@ static void call_matmul(const struct op_case *c)
     op_matmul(c->ex, c->y, c->x[0], &c->w[c->copy], NULL, c->n);
 }
 
+static void call_matmul_gelu(const struct op_case *c)
+{
+    op_matmul_gelu(c->ex, c->y, c->x[0], &c->w[c->copy], NULL, c->n);
+}
+
 static void call_matmul_add(const struct op_case *c)
 {
     op_matmul_add(c->ex, c->y, c->x[1], c->x[0], &c->w[c->copy], NULL, NULL, c->n);
@@ -289,6 +294,7 @@ static const struct op_kind kinds[] = {
     {"silu_mul", call_silu_mul, .in = {SIZE_COLS, SIZE_COLS}, .out = SIZE_COLS, .flop = 8},
     {"gelu", call_gelu, .in = {SIZE_COLS}, .out = SIZE_COLS, .flop = 10},
     {"matmul", call_matmul, .in = {SIZE_COLS}, .out = SIZE_ROWS, .matrix = true},
+    {"matmul_gelu", call_matmul_gelu, .in = {SIZE_COLS}, .out = SIZE_ROWS, .matrix = true},
     {"matmul_add", call_matmul_add, .in = {SIZE_COLS, SIZE_ROWS}, .out = SIZE_ROWS, .matrix = true},
     {"matmul_group", call_matmul_group, .in = {SIZE_COLS}, .out = SIZE_ALL_ROWS, .matrix = true},
     {"rope", call_rope, .in = {SIZE_HEADS}, .in_place = {true}, .positions = true, .flop = 3},

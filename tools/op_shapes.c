@@ -159,6 +159,8 @@ static void add_vision(struct list *l)
         {{.op = "class_and_pad", .n = 4, .rows = 40, .cols = 1280}, "1608x1280"},
         {{.op = "layernorm", .n = 6432, .rows = 1, .cols = 1280}, "1280"},
         {{.op = "attn_vision", .n = 6432, .rows = 16, .cols = 80}, "16x80"},
+        {{.op = "matmul_gelu", .n = 6432, .rows = 5120, .cols = 1280, .quant = "bf16"},
+         "5120x1280"},
         {{.op = "matmul_add", .n = 6432, .rows = 1280, .cols = 1280, .quant = "bf16"}, "1280x1280"},
         {{.op = "matmul_add", .n = 6432, .rows = 1280, .cols = 5120, .quant = "bf16"}, "1280x5120"},
         {{.op = "gelu", .n = 6432, .rows = 1, .cols = 5120}, "5120"},

@@ -80,6 +80,7 @@ static const struct op_shape small[] = {
     {.op = "matmul", .n = 5, .rows = 48, .cols = 64, .quant = "bf16"},
     {.op = "matmul", .n = 9, .rows = 64, .cols = 128, .quant = "nf4-dq"},
     {.op = "matmul", .n = 1, .rows = 64, .cols = 128, .quant = "int8"},
+    {.op = "matmul_gelu", .n = 5, .rows = 48, .cols = 64, .quant = "bf16"},
     {.op = "matmul_add", .n = 5, .rows = 48, .cols = 64, .quant = "bf16"},
     {.op = "matmul_group", .n = 5, .rows = 48, .cols = 64, .more = {16}, .quant = "nf4"},
     {.op = "matmul_group", .n = 9, .rows = 16, .cols = 64, .more = {32, 48}, .quant = "bf16"},
