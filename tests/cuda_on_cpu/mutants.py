@@ -360,7 +360,8 @@ def judge_all(mutants, pool):
         broken += whole.count(False)
         sound = [p for p, good in zip(programs, whole) if good]
         list(pool.map(lambda mutant: judge(mutant, sound), left))
-        print(f"{folder}: {sum(bool(m.noticed) for m in left)} of {len(left)} noticed", flush=True)
+        print(f"{folder}: {sum(bool(m.noticed) for m in left)} of {len(left)} noticed; left:",
+              *(f"{m.path.name}:{m.line}" for m in left if not m.noticed), flush=True)
     return broken
 
 
