@@ -2,7 +2,7 @@
  * of the heads, of the KV heads, of the MLPs and of the vocabulary, give the goldens' logits.
  *
  * A rank is an engine whose weights are cut by the table's split column and whose configuration has
- * the local numbers of heads; the stages run as they are. What ranks exchange stands behind two
+ * the local numbers of heads; the stages run as they are. What ranks exchange stands behind
  * ops: a matrix cut by columns gives partial sums, which are added (all-reduce); the rows of
  * projector and lm_head, whose readers are not cut, are collected (all-gather); the embedding of an
  * id that another rank holds is a row of zeros, by the contract of an index out of range, and the
@@ -100,6 +100,19 @@ static void matmul_ranks(struct mll_exec *ex, float *y, const float *x, const st
     } else {
         matmul_cpu(ex, y, x, w, bias, n);
     }
+}
+
+/* The residual, which every rank has, is added to what they have together. */
+static void matmul_add_ranks(struct mll_exec *ex, float *y, const float *base, const float *x,
+                             const struct mat *w, const struct mat *bias, const struct mat *gate,
+                             int n)
+{
+    size_t bytes = (size_t)n * (size_t)w->rows * sizeof *y;
+    float *product = malloc(bytes);
+    matmul_ranks(ex, product, x, w, bias, n);
+    memmove(y, base, bytes);
+    add_gated_cpu(ex, y, product, gate, NULL, n, w->rows);
+    free(product);
 }
 
 static void gather_rows_ranks(struct mll_exec *ex, float *y, const struct mat *table,
@@ -220,6 +233,7 @@ static void check_case(const char *name, enum mll_reference reference)
     golden_open(&g, name);
     team.ops = op_table_cpu;
     team.ops.matmul = matmul_ranks;
+    team.ops.matmul_add = matmul_add_ranks;
     team.ops.gather_rows = gather_rows_ranks;
     pthread_barrier_init(&team.barrier, NULL, RANKS);
     for (int i = 0; i < RANKS; i++)
