@@ -59,6 +59,8 @@ TESTS = {
 }
 # Host code, and what needs cuBLASLt.
 NO_KERNELS = {"exec_cuda.cu", "exec_graph.cu", "load_weights.cu", "matmul_fast.cu"}
+# Survivors of these are neither all noticed nor all explained yet (docs/SHIM.md): not in rotation.
+OPEN = {"gemm.cu", "gemm_quant.cu", "gemm_tile.cuh"}
 
 RELATION = re.compile(r"(?<![<>=\-!])(<=|>=|<|>)(?![<>=])")
 LEAVES = re.compile(r"\s*\{?\s*(return|continue|break)\b")
@@ -393,6 +395,7 @@ def main():
         files = [KERNELS / pathlib.Path(name).name for name in options.files]
     files = [p for p in files if mutate(p, 1)[0]]
     if options.rotate:
+        files = [p for p in files if p.name not in OPEN]
         commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).stdout.strip()
         files = [files[int(commit or "0", 16) % len(files)]]
     if options.list:
