@@ -71,6 +71,11 @@ struct matmul_form {
 extern const struct matmul_form matmul_avx2, matmul_avx512;
 extern const struct matmul_form matmul_avx512_bf16, matmul_avx512_bf16_q4; /* of 4-bit weights */
 
+static inline size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 /* What is added to the outputs from element i of y on; NULL for nothing. */
 static inline const float *matmul_base(const struct matmul *m, size_t i)
 {

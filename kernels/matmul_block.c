@@ -27,11 +27,6 @@ struct k_range {
     size_t from, elements; /* in elements */
 };
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t steps_of(size_t cols, size_t step)
 {
     return (cols + step - 1) / step;

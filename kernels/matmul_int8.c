@@ -12,11 +12,6 @@ static size_t stride_of(int cols)
     return ((size_t)cols + 2 * INT8_BLOCK - 1) / (2 * INT8_BLOCK) * 2;
 }
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* ---- the plain form -------------------------------------------------------------------------- */
 
 static void quantise_block(const struct int8_job *j, size_t block, const float *x, size_t n)

@@ -223,11 +223,17 @@ void op_gelu(struct mll_exec *ex, float *y, const float *x, int rows, int dim)
 
 /* ---- matmul ---------------------------------------------------------------------------------- */
 
+/* Of x w^T + bias, in the name of the op that it stands in. */
+#define CHECK_PRODUCT(w, bias, n)                                                                \
+    do {                                                                                         \
+        CHECK(n >= 0 && is_weight(w), "n %d", n);                                                \
+        CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols); \
+    } while (0)
+
 void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                const struct mat *bias, int n)
 {
-    CHECK(n >= 0 && is_weight(w), "n %d", n);
-    CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols);
+    CHECK_PRODUCT(w, bias, n);
     if (n == 0)
         return;
     CHECK(y != NULL && x != NULL, "n %d, w %d x %d", n, w->rows, w->cols);
@@ -237,8 +243,7 @@ void op_matmul(struct mll_exec *ex, float *y, const float *x, const struct mat *
 void op_matmul_gelu(struct mll_exec *ex, float *y, const float *x, const struct mat *w,
                     const struct mat *bias, int n)
 {
-    CHECK(n >= 0 && is_weight(w), "n %d", n);
-    CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols);
+    CHECK_PRODUCT(w, bias, n);
     if (n == 0)
         return;
     CHECK(y != NULL && x != NULL, "n %d, w %d x %d", n, w->rows, w->cols);
@@ -248,8 +253,7 @@ void op_matmul_gelu(struct mll_exec *ex, float *y, const float *x, const struct 
 void op_matmul_add(struct mll_exec *ex, float *y, const float *base, const float *x,
                    const struct mat *w, const struct mat *bias, const struct mat *gate, int n)
 {
-    CHECK(n >= 0 && is_weight(w), "n %d", n);
-    CHECK(bias == NULL || is_vector(bias, w->rows), "n %d, w %d x %d", n, w->rows, w->cols);
+    CHECK_PRODUCT(w, bias, n);
     CHECK(gate == NULL || is_scalar(gate), "n %d, w %d x %d", n, w->rows, w->cols);
     if (n == 0)
         return;

@@ -34,8 +34,8 @@ static void add_matmuls(struct list *l)
 {
     static const struct {
         const char *name;
-        int rows, cols; /* out and in features */
-        int more[MLL_MATMUL_GROUP - 1], n;
+        int rows, cols;                    /* out and in features */
+        int more[MLL_MATMUL_GROUP - 1], n; /* n: the only number of rows; 0: any */
     } matrices[] = {{"11b.q", 4096, 4096, {0}, 0},
                     {"11b.kv", 1024, 4096, {0}, 0},
                     {"11b.gate", 14336, 4096, {0}, 0},
@@ -62,11 +62,11 @@ static void add_matmuls(struct list *l)
     for (size_t m = 0; m < COUNT(matrices); m++)
         for (size_t q = 0; q < COUNT(quants); q++)
             for (size_t i = 0; i < COUNT(row_counts); i++) {
-                bool vision = matrices[m].n > 0, group = matrices[m].more[0] > 0;
-                int n = vision ? matrices[m].n : row_counts[i];
+                bool fixed = matrices[m].n > 0, group = matrices[m].more[0] > 0;
+                int n = fixed ? matrices[m].n : row_counts[i];
                 bool convolution = matrices[m].cols % 64 != 0; /* stays in 16 bits */
-                if ((vision && i > 0) || (matrices[m].rows > 100000 && n > 8) ||
-                    (!vision && group && !is_usual_count(n)) || (convolution && q > 0))
+                if ((fixed && i > 0) || (matrices[m].rows > 100000 && n > 8) ||
+                    (!fixed && group && !is_usual_count(n)) || (convolution && q > 0))
                     continue;
                 struct op_shape s = {.op = group ? "matmul_group" : "matmul",
                                      .n = n,
@@ -75,7 +75,7 @@ static void add_matmuls(struct list *l)
                                      .quant = quants[q],
                                      .phase = n <= 8 ? MLL_DECODE : MLL_PREFILL};
                 memcpy(s.more, matrices[m].more, sizeof s.more);
-                s.usual = matrices[m].name[0] != '9' && (vision ? q == 0 : is_usual_count(n));
+                s.usual = matrices[m].name[0] != '9' && (fixed ? q == 0 : is_usual_count(n));
                 snprintf(dims, sizeof dims, "%dx%d", s.rows + s.more[0] + s.more[1], s.cols);
                 add(l, s, matrices[m].name, dims);
             }

@@ -504,9 +504,6 @@ static void abandon_threads(void)
  * its own: two sets in turns, for blocks that are neighbours in x, y or z. */
 static void separate_blocks(void)
 {
-    unsigned set = (shim_block_index.x + shim_block_index.y + shim_block_index.z) % SHIM_SETS;
-    for (int i = 0; i < s.n_threads; i++)
-        s.threads[i].fiber = &s.threads[i].sets[set];
 #ifdef SHIM_TSAN
     free_shared();
     AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
@@ -521,12 +518,14 @@ static void separate_blocks(void)
 static void begin_block(void)
 {
     const dim3 block = s.grid->block;
+    unsigned set = (shim_block_index.x + shim_block_index.y + shim_block_index.z) % SHIM_SETS;
     s.exited = s.at_barrier = s.votes = 0;
     s.warps_ready = 0;
     separate_blocks();
     for (int i = 0; i < s.n_threads; i++) {
         struct shim_thread *t = &s.threads[i];
         unsigned n = (unsigned)i;
+        t->fiber = &t->sets[set];
         t->index = uint3{n % block.x, n / block.x % block.y, n / (block.x * block.y)};
         t->file = NULL;
         t->line = t->copies_begin = t->copies_end = t->groups = 0;
