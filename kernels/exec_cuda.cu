@@ -211,7 +211,7 @@ void close_cuda(struct mll_exec *ex)
 enum mll_status reserve_cuda(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err)
 {
     struct exec_cuda *e = enter(ex);
-    size_t size = (scratch_bytes + 255) / 256 * 256 + 256;
+    size_t size = scratch_bytes == 0 ? 256 : (scratch_bytes + 255) / 256 * 256;
     cudaFree(e->base.arena);
     e->base.arena = NULL;
     if (cudaMalloc((void **)&e->base.arena, size) != cudaSuccess)

@@ -151,7 +151,6 @@ __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_quant_kernel(struct quan
             multiply_step<MB, NB>(acc, fa[step % 2], fb[step % 2]);
         }
     }
-    cp_async_wait<0>();
 #else
     uint4 held[BM * BK / 8 / GEMM_THREADS];
     tile_read<BM, BK>(held, x, 0);

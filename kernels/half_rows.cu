@@ -78,10 +78,15 @@ void weights_to_half(struct mll_exec *ex, __half *rows, float *scale, float *nor
     launched(ex, "weights_to_half");
 }
 
+/* They stand in front of the rows, which so end where the operand does. */
+static size_t scale_bytes(int n)
+{
+    return ((size_t)n * sizeof(float) + 63) / 64 * 64;
+}
+
 size_t operand_bytes(int n, int cols)
 {
-    size_t rows = (size_t)n * (size_t)half_stride(cols) * sizeof(__half);
-    return rows + ((size_t)n * sizeof(float) + 63) / 64 * 64;
+    return scale_bytes(n) + (size_t)n * (size_t)half_stride(cols) * sizeof(__half);
 }
 
 struct operand operand_at(const struct mll_exec *ex, const float *x, int n, int cols)
@@ -112,8 +117,8 @@ struct operand operand_of(struct mll_exec *ex, const float *x, int n, int cols)
     if (o.rows != NULL)
         return o;
     size_t mark = exec_mark(ex);
-    o.rows = (__half *)exec_alloc(ex, operand_bytes(n, cols));
-    o.scale = (float *)(o.rows + (size_t)n * (size_t)o.stride);
+    o.scale = (float *)exec_alloc(ex, operand_bytes(n, cols));
+    o.rows = (__half *)((char *)o.scale + scale_bytes(n));
     o.step = o.stride;
     o.scale_step = 1;
     exec_release(ex, mark);

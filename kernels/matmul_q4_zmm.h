@@ -107,27 +107,62 @@ INLINE __m512 q4_weights(const struct q4 *q, __m512 table, const unsigned char *
 
 /* ---- absmax ---------------------------------------------------------------------------------- */
 
-/* table[i] of 256 floats for 16 indices at once: eight permutes of 32 entries, then the one that
- * the upper three bits of the index name. */
-INLINE __m512 q4_look_up(const float table[256], __m512i index)
+/* A nested_map as the low and the high halves of its floats: of 16 bits a permute reaches 64, so
+ * that 32 floats cost as many as 16 of them would. */
+struct q4_map {
+    _Alignas(64) uint16_t half[2][256];
+};
+
+INLINE void q4_split_map(struct q4_map *map, const float floats[256])
 {
-    const __mmask16 bit5 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
-    const __mmask16 bit6 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(64));
-    const __mmask16 bit7 = _mm512_test_epi32_mask(index, _mm512_set1_epi32(128));
-    __m512 of[8];
-    EACH (i, 8)
-        of[i] = _mm512_permutex2var_ps(_mm512_loadu_ps(table + 32 * i), index,
-                                       _mm512_loadu_ps(table + 32 * i + 16));
-    EACH (i, 4)
-        of[i] = _mm512_mask_blend_ps(bit5, of[2 * i], of[2 * i + 1]);
-    EACH (i, 2)
-        of[i] = _mm512_mask_blend_ps(bit6, of[2 * i], of[2 * i + 1]);
-    return _mm512_mask_blend_ps(bit7, of[0], of[1]);
+    uint16_t even[32];
+    for (int i = 0; i < 32; i++)
+        even[i] = (uint16_t)(2 * i);
+    const __m512i low = _mm512_loadu_si512(even),
+                  high = _mm512_add_epi16(low, _mm512_set1_epi16(1));
+    for (int i = 0; i < 256; i += 32) {
+        __m512i a = _mm512_loadu_si512(floats + i), b = _mm512_loadu_si512(floats + i + 16);
+        _mm512_store_si512(map->half[0] + i, _mm512_permutex2var_epi16(a, low, b));
+        _mm512_store_si512(map->half[1] + i, _mm512_permutex2var_epi16(a, high, b));
+    }
+}
+
+/* The floats of 32 codes. */
+INLINE void q4_look_up(__m512 of[2], const struct q4_map *map, __m256i codes)
+{
+    /* unpacking works in quarters of a register: this order becomes 0 to 15, 16 to 31 */
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i index = _mm512_cvtepu8_epi16(_mm256_permutevar8x32_epi32(codes, order));
+    const __mmask32 bit6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(64));
+    const __mmask32 bit7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(128));
+    __m512i half[2];
+    EACH (h, 2) {
+        __m512i part[4];
+        EACH (i, 4)
+            part[i] = _mm512_permutex2var_epi16(_mm512_load_si512(map->half[h] + 64 * i), index,
+                                                _mm512_load_si512(map->half[h] + 64 * i + 32));
+        EACH (i, 2)
+            part[i] = _mm512_mask_blend_epi16(bit6, part[2 * i], part[2 * i + 1]);
+        half[h] = _mm512_mask_blend_epi16(bit7, part[0], part[1]);
+    }
+    of[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(half[0], half[1]));
+    of[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(half[0], half[1]));
+}
+
+/* absmax of 16 blocks from `block` on, of which `left` are there, of what their codes look up. */
+INLINE __m512 q4_unnest(const struct mat_blocks *b, __m512 found, size_t block, size_t left)
+{
+    const size_t same = MLL_NESTED_BLOCK - block % MLL_NESTED_BLOCK;
+    const float *nested = b->nested_absmax + block / MLL_NESTED_BLOCK;
+    __m512 scale = _mm512_set1_ps(nested[0]);
+    if (same < left && same < 16)
+        scale = _mm512_mask_blend_ps((__mmask16)mask_of(same), _mm512_set1_ps(nested[1]), scale);
+    return _mm512_add_ps(_mm512_mul_ps(found, scale), _mm512_set1_ps(b->nested_offset));
 }
 
 /* The absmax of n chunks from element `first`: in the weight itself, or put in buffer. */
-INLINE const float *q4_absmax(float buffer[Q4_RUN], const struct mat_blocks *b, size_t first,
-                              size_t n)
+INLINE const float *q4_absmax(float buffer[Q4_RUN], const struct mat_blocks *b,
+                              const struct q4_map *map, size_t first, size_t n)
 {
     if (b->block != Q4_CHUNK) {
         for (size_t i = 0; i < n; i++)
@@ -136,18 +171,12 @@ INLINE const float *q4_absmax(float buffer[Q4_RUN], const struct mat_blocks *b, 
     }
     if (b->absmax != NULL)
         return b->absmax + first / Q4_CHUNK;
-    for (size_t i = 0, block = first / Q4_CHUNK; i < n; i += 16, block += 16) {
-        const size_t count = n - i < 16 ? n - i : 16;
-        const size_t left = MLL_NESTED_BLOCK - block % MLL_NESTED_BLOCK;
-        const float *nested = b->nested_absmax + block / MLL_NESTED_BLOCK;
-        __m128i codes = _mm_maskz_loadu_epi8((__mmask16)mask_of(count), b->codes + block);
-        __m512 scale = _mm512_set1_ps(nested[0]);
-        if (left < count)
-            scale =
-                _mm512_mask_blend_ps((__mmask16)mask_of(left), _mm512_set1_ps(nested[1]), scale);
-        scale = _mm512_mul_ps(q4_look_up(b->nested_map, _mm512_cvtepu8_epi32(codes)), scale);
-        _mm512_storeu_ps(buffer + i, _mm512_add_ps(scale, _mm512_set1_ps(b->nested_offset)));
-    }
+    const size_t block = first / Q4_CHUNK;
+    __m512 of[2];
+    q4_look_up(of, map, _mm256_maskz_loadu_epi8(mask_of(n), b->codes + block));
+    _mm512_storeu_ps(buffer, q4_unnest(b, of[0], block, n));
+    if (n > 16)
+        _mm512_storeu_ps(buffer + 16, q4_unnest(b, of[1], block + 16, n - 16));
     return buffer;
 }
 
@@ -179,6 +208,7 @@ struct q4_tile {
     size_t row, w[Q4_W];
     const char *codes_ahead, *absmax_ahead;
     size_t absmax_bytes;
+    const struct q4_map *map; /* of double-quantised absmax */
 };
 
 /* Where row o of w_rows is. Of Q4_W rows `stride` apart, two pointers and two multiples of stride
@@ -187,13 +217,15 @@ struct q4_tile {
     ((w_rows) == Q4_W ? of[0] + (at) + ((o) < 4 ? 0 : 4 * (stride)) + (o) % 4 * (stride) \
                       : of[o] + (at))
 
-INLINE struct q4_tile q4_tile_of(const struct matmul *m, const struct q4 *q, size_t row,
-                                 const int w_rows, size_t w_first)
+INLINE struct q4_tile q4_tile_of(const struct matmul *m, const struct q4 *q,
+                                 const struct q4_map *map, size_t row, const int w_rows,
+                                 size_t w_first)
 {
     const size_t cols = (size_t)m->w->cols, w_left = (size_t)m->w->rows - w_first;
     const size_t behind = (w_first + (size_t)w_rows) * cols;
     const struct mat_blocks *b = q->blocks;
-    struct q4_tile t = {.m = m, .row = row, .codes_ahead = (const char *)q->codes + behind / 2};
+    struct q4_tile t = {
+        .m = m, .row = row, .codes_ahead = (const char *)q->codes + behind / 2, .map = map};
     EACH (o, w_rows)
         t.w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
     if (b->block == Q4_CHUNK) {
@@ -224,7 +256,7 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
     const unsigned char *codes[Q4_W];
     float buffer[Q4_W][Q4_RUN];
     EACH (o, w_rows) {
-        absmax[o] = q4_absmax(buffer[o], q->blocks, t->w[o] + k, chunks);
+        absmax[o] = q4_absmax(buffer[o], q->blocks, t->map, t->w[o] + k, chunks);
         codes[o] = q->codes + (t->w[o] + k) / 2;
     }
     const size_t absmax_stride = absmax[0] == buffer[0] ? Q4_RUN : cols / Q4_CHUNK;
@@ -255,12 +287,12 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
 
 /* Rows [row, row + rows) of x by w_rows rows of w from group g on; rows behind the last one repeat
  * it. */
-INLINE void q4_rows(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
-                    const int w_rows, size_t g, const enum q4_form form)
+INLINE void q4_rows(const struct matmul *m, const struct q4 *q, const struct q4_map *map,
+                    size_t row, const int rows, const int w_rows, size_t g, const enum q4_form form)
 {
     const size_t w_first = g * MATMUL_W, w_left = (size_t)m->w->rows - w_first;
     const size_t chunks = (size_t)m->w->cols / Q4_CHUNK;
-    const struct q4_tile t = q4_tile_of(m, q, row, w_rows, w_first);
+    const struct q4_tile t = q4_tile_of(m, q, map, row, w_rows, w_first);
     struct q4_lanes l;
     EACH (r, rows)
         EACH (o, w_rows)
@@ -281,23 +313,26 @@ INLINE void q4_groups(const struct matmul *m, size_t begin, size_t end, const en
 {
     const struct q4 q = q4_of(m->w, form);
     const size_t n = (size_t)m->n;
+    struct q4_map map;
+    if (q.blocks->absmax == NULL)
+        q4_split_map(&map, q.blocks->nested_map);
     size_t g = begin;
     for (; n <= Q4_FEW && g + 2 <= end && g * MATMUL_W + Q4_W <= (size_t)m->w->rows; g += 2) {
         if (n == 1)
-            q4_rows(m, &q, 0, 1, Q4_W, g, form);
+            q4_rows(m, &q, &map, 0, 1, Q4_W, g, form);
         else
-            q4_rows(m, &q, 0, 2, Q4_W, g, form);
+            q4_rows(m, &q, &map, 0, 2, Q4_W, g, form);
     }
     for (; g < end; g++) {
         size_t row = 0;
         for (; row + Q4_X <= n; row += Q4_X)
-            q4_rows(m, &q, row, Q4_X, MATMUL_W, g, form);
+            q4_rows(m, &q, &map, row, Q4_X, MATMUL_W, g, form);
         if (n - row == 3)
-            q4_rows(m, &q, row, 3, MATMUL_W, g, form);
+            q4_rows(m, &q, &map, row, 3, MATMUL_W, g, form);
         else if (n - row == 2)
-            q4_rows(m, &q, row, 2, MATMUL_W, g, form);
+            q4_rows(m, &q, &map, row, 2, MATMUL_W, g, form);
         else if (n - row == 1)
-            q4_rows(m, &q, row, 1, MATMUL_W, g, form);
+            q4_rows(m, &q, &map, row, 1, MATMUL_W, g, form);
     }
 }
 

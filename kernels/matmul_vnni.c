@@ -178,20 +178,38 @@ INLINE void store_quarters(float *to, __m512i a, __m512i b)
             memcpy(to + 4 * q * INT8_GROUP + 4 * i, from[i] + 4 * q, 4 * sizeof *to);
 }
 
+/* absmax of n <= 16 blocks from `block` on, and of as many from block + row on, to a[0] and a[1].
+ */
+INLINE void unnest_rows(__m512i a[2], const struct mat_blocks *b, const struct q4_map *map,
+                        size_t block, size_t row, size_t n)
+{
+    const __mmask16 mask = (__mmask16)mask_of(n);
+    const __m128i first = _mm_maskz_loadu_epi8(mask, b->codes + block);
+    const __m128i second = _mm_maskz_loadu_epi8(mask, b->codes + block + row);
+    __m512 of[2];
+    q4_look_up(of, map, _mm256_set_m128i(second, first));
+    EACH (i, 2)
+        a[i] = _mm512_castps_si512(q4_unnest(b, of[i], block + (size_t)i * row, n));
+}
+
 /* absmax of up to INT8_RUN blocks from block b on of rows [o + out, o + out + ROWS), the group's
  * ROWS rows from its row `out` on. */
-INLINE void unpack_absmax(const struct int8_job *j, struct int8_scratch *s, size_t o, size_t out,
-                          size_t b)
+INLINE void unpack_absmax(const struct int8_job *j, struct int8_scratch *s,
+                          const struct q4_map *map, size_t o, size_t out, size_t b)
 {
     const struct mat_blocks *blocks = j->m->w->blocks;
     const size_t n = j->blocks - b < INT8_RUN ? j->blocks - b : INT8_RUN;
-    const size_t cols = (size_t)j->m->w->cols, first = (o + out) * cols + b * INT8_BLOCK;
+    const size_t row = j->blocks, first = (o + out) * row + b;
+    const bool nested = blocks->absmax == NULL && blocks->block == Q4_CHUNK;
     __m512i a[ROWS], t[ROWS];
-    EACH (i, ROWS) {
+    for (int i = 0; i < ROWS && !nested; i++) {
         float buffer[Q4_RUN];
-        const float *absmax = q4_absmax(buffer, blocks, first + (size_t)i * cols, n);
+        const float *absmax =
+            q4_absmax(buffer, blocks, map, (first + (size_t)i * row) * INT8_BLOCK, n);
         a[i] = _mm512_maskz_loadu_epi32((__mmask16)mask_of(n), absmax);
     }
+    for (int i = 0; i < ROWS && nested; i += 2)
+        unnest_rows(a + i, blocks, map, first + (size_t)i * row, row, n);
     EACH (i, ROWS / 2) {
         t[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
         t[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
@@ -351,8 +369,8 @@ INLINE void add_unit(__m256 sum[FEW], const struct int8_job *j, const struct int
 
 /* The job's rows, which are `rows` <= FEW, by ROWS rows of w from row o + out on; the next ones are
  * fetched meanwhile, memory sees one ascending stream. */
-INLINE void direct(const struct int8_job *j, struct int8_scratch *s, size_t o, size_t out,
-                   const int rows, const bool q4)
+INLINE void direct(const struct int8_job *j, struct int8_scratch *s, const struct q4_map *map,
+                   size_t o, size_t out, const int rows, const bool q4)
 {
     const size_t cols = (size_t)j->m->w->cols, stride = q4 ? cols / 2 : cols, step = q4 ? 2 : 1;
     const unsigned char *at = (const unsigned char *)j->m->w->data + (o + out) * stride;
@@ -364,7 +382,7 @@ INLINE void direct(const struct int8_job *j, struct int8_scratch *s, size_t o, s
         const size_t left = stride - b / step * UNIT;
         __m512i dot[FEW];
         if (q4 && b % INT8_RUN == 0)
-            unpack_absmax(j, s, o, out, b);
+            unpack_absmax(j, s, map, o, out, b);
         if (q4)
             fetch_absmax(j->m->w->blocks, (o + out + ROWS) * j->blocks + b * ROWS, 2 * ROWS);
         if (left >= UNIT)
@@ -381,15 +399,18 @@ INLINE void direct(const struct int8_job *j, struct int8_scratch *s, size_t o, s
 
 INLINE void any_rows(const struct int8_job *j, struct int8_scratch *s, size_t o, const bool q4)
 {
+    struct q4_map map;
+    if (q4 && j->m->w->blocks->absmax == NULL)
+        q4_split_map(&map, j->m->w->blocks->nested_map);
     for (size_t out = 0; out < INT8_GROUP && j->rows == 1; out += ROWS)
-        direct(j, s, o, out, 1, q4);
+        direct(j, s, &map, o, out, 1, q4);
     for (size_t out = 0; out < INT8_GROUP && j->rows == 2; out += ROWS)
-        direct(j, s, o, out, 2, q4);
+        direct(j, s, &map, o, out, 2, q4);
     for (size_t b = 0; b < j->blocks && j->rows > 2; b += INT8_RUN) {
         const size_t n = j->blocks - b < INT8_RUN ? j->blocks - b : INT8_RUN;
         unpack(j, s, o, b, n, q4);
         for (size_t out = 0; q4 && out < INT8_GROUP; out += ROWS)
-            unpack_absmax(j, s, o, out, b);
+            unpack_absmax(j, s, &map, o, out, b);
         run(j, s, b, n, q4);
     }
 }

@@ -6,9 +6,9 @@
 Shapes of the 11B, weights of COUNT different matrices so that no cache helps, all in turn in one
 process each, REPETITIONS times; median. Decode: GB/s of weight bytes (codes and scales) and the
 memory's read rate in the same round. Prefill: GFLOP/s. bitsandbytes runs its packed BF16 kernel,
-llama.cpp, which pip builds for this machine, its
-repacked Q4_0 by int8 dot products of quantised activations. One thread is measured by its
-CPU time, so that a busy machine disturbs it less.
+llama.cpp, which pip builds for this machine, its repacked Q4_0 by int8 dot products of quantised
+activations, as our int8 dot does. One thread is measured by its CPU time, so that a busy machine
+disturbs it less.
 """
 import ctypes
 import pathlib
@@ -22,6 +22,12 @@ import torch
 clock = time.perf_counter
 SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336)]
 COUNT = 6
+OURS = {"nf4": ("nf4", "f32"), "nf4-dq": ("nf4-dq", "f32"), "nf4, bf16 dot": ("nf4", "bf16"),
+        "nf4, int8 dot": ("nf4", "int8"), "nf4-dq, int8 dot": ("nf4-dq", "int8"), "int8": ("int8", "f32")}
+DQ = 4 + 8 / 64 + 32 / 16384
+# bits a weight, codes and scales; bitsandbytes packs the scales as bf16
+BITS = {"nf4": 4.5, "nf4-dq": DQ, "nf4, bf16 dot": 4.5, "nf4, int8 dot": 4.5, "nf4-dq, int8 dot": DQ, "int8": 8,
+        "bitsandbytes, bf16": 4.25, "Q4_0, int8 dot": 4.5}
 
 
 class Ours:
@@ -138,6 +144,23 @@ def torch_time(dtype, n, rows, cols):
     return clock() - start
 
 
+def products(ours, bnb, llama, n, rows, cols):
+    """What multiplies n rows of x: a function of no arguments for each name of BITS that is there."""
+    rounds = {name: lambda kind=kind: ours.time(kind, n, rows, cols) for name, kind in OURS.items()}
+    rounds["bitsandbytes, bf16"] = lambda: bnb.time(n, rows, cols)
+    if llama:
+        rounds["Q4_0, int8 dot"] = lambda: llama.time(n, rows, cols)
+    return rounds
+
+
+def line(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def heading(names):
+    return [line(names), "|" + "---|" * len(names)]
+
+
 def measure(rounds, repetitions):
     """Medians of every entry, the entries run in turn."""
     seen = {name: [] for name in rounds}
@@ -163,46 +186,27 @@ def main():
     except (ImportError, OSError, AttributeError) as error:
         print("no Q4_0:", error, file=sys.stderr)
         llama = None
-    bits = {"nf4": 4.5, "nf4-dq": 4 + 8 / 64 + 32 / 16384, "int8": 8, "bnb": 4 + 16 / 64, "Q4_0": 4.5}
-    lines = [f"{threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, median of {repetitions} rounds of {COUNT} matrices.", "",
-             "Decode, one row: GB/s of weight bytes.", "",
-             "| out x in | memory read | nf4 | nf4-dq | nf4, bf16 dot | int8 | bitsandbytes, bf16 | Q4_0, int8 dot | "
-             "nf4 of read | nf4, bf16 of bitsandbytes (time) | nf4 of Q4_0 (GB/s) |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [f"{threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, median of {repetitions} "
+             f"rounds of {COUNT} matrices.", "", "Decode, one row: GB/s of weight bytes.", ""]
+    lines += heading(["out x in", "memory read", *BITS, "nf4 of read", "nf4, int8 dot of read"])
     for rows, cols in SHAPES:
-        rounds = {"read": lambda: ours.ask("read")[0]}
-        for key, kind in [("nf4", ("nf4", "f32")), ("dq", ("nf4-dq", "f32")), ("dot", ("nf4", "bf16")),
-                          ("int8", ("int8", "f32"))]:
-            rounds[key] = lambda kind=kind: ours.time(kind, 1, rows, cols)
-        rounds["bnb"] = lambda: bnb.time(1, rows, cols)
-        if llama:
-            rounds["q4_0"] = lambda: llama.time(1, rows, cols)
+        rounds = {"read": lambda: ours.ask("read")[0]} | products(ours, bnb, llama, 1, rows, cols)
         m = measure(rounds, repetitions)
-        n = COUNT * rows * cols / 8e9
-        rate = {k: n * b / m[v] for k, v, b in [
-            ("nf4", "nf4", bits["nf4"]), ("dq", "dq", bits["nf4-dq"]), ("dot", "dot", bits["nf4"]),
-            ("int8", "int8", 8), ("bnb", "bnb", bits["bnb"]), ("q4_0", "q4_0", bits["Q4_0"])] if v in m}
-        q = rate.get("q4_0")
-        lines.append(f"| {rows} x {cols} | {m['read']:.1f} | {rate['nf4']:.1f} | {rate['dq']:.1f} | {rate['dot']:.1f} | "
-                     f"{rate['int8']:.1f} | {rate['bnb']:.1f} | {q or 0:.1f} | {rate['nf4'] / m['read']:.2f} | "
-                     f"{m['bnb'] / m['dot']:.2f} | {rate['nf4'] / q if q else 0:.2f} |")
+        rate = {name: COUNT * rows * cols * bits / 8e9 / m[name] if name in m else 0 for name, bits in BITS.items()}
+        shares = [rate[name] / m["read"] for name in ("nf4", "nf4, int8 dot")]
+        lines.append(line([f"{rows} x {cols}", *(f"{v:.1f}" for v in [m["read"], *rate.values()]),
+                           *(f"{v:.2f}" for v in shares)]))
         print(lines[-1], flush=True)
-    lines += ["", "Prefill: GFLOP/s.", "",
-              "| rows | out x in | nf4 | torch f32 | share | nf4, bf16 dot | torch bf16 | share | bitsandbytes | Q4_0 |",
-              "|---|---|---|---|---|---|---|---|---|---|"]
+    torches = {"torch f32": torch.float32, "torch bf16": torch.bfloat16}
+    names = [name for name in BITS if name != "int8"]
+    lines += ["", "Prefill: GFLOP/s.", ""] + heading(["rows", "out x in", *names, *torches])
     for n in (128, 512):
         rows, cols = SHAPES[0]
-        rounds = {"nf4": lambda: ours.time(("nf4", "f32"), n, rows, cols),
-                  "f32": lambda: torch_time(torch.float32, n, rows, cols),
-                  "dot": lambda: ours.time(("nf4", "bf16"), n, rows, cols),
-                  "bf16": lambda: torch_time(torch.bfloat16, n, rows, cols), "bnb": lambda: bnb.time(n, rows, cols)}
-        if llama:
-            rounds["q4_0"] = lambda: llama.time(n, rows, cols)
+        rounds = products(ours, bnb, llama, n, rows, cols)
+        rounds |= {name: lambda t=t: torch_time(t, n, rows, cols) for name, t in torches.items()}
         m = measure(rounds, max(3, repetitions // 3))
-        g = {k: 2e-9 * COUNT * n * rows * cols / v for k, v in m.items()}
-        lines.append(f"| {n} | {rows} x {cols} | {g['nf4']:.0f} | {g['f32']:.0f} | {g['nf4'] / g['f32']:.2f} | "
-                     f"{g['dot']:.0f} | {g['bf16']:.0f} | {g['dot'] / g['bf16']:.2f} | {g['bnb']:.0f} | "
-                     f"{g.get('q4_0', 0):.0f} |")
+        flops = [2e-9 * COUNT * n * rows * cols / m[name] if name in m else 0 for name in [*names, *torches]]
+        lines.append(line([str(n), f"{rows} x {cols}", *(f"{v:.0f}" for v in flops)]))
         print(lines[-1], flush=True)
     out.write_text("\n".join(lines) + "\n")
 

@@ -21,7 +21,6 @@ import venv
 from peer_tools import ROOT, cpu_name, facts, show, table, write
 
 HERE = pathlib.Path(__file__).resolve().parent
-BITS = {"nf4": 4.5, "nf4, bf16 dot": 4.5, "bitsandbytes, bf16": 4.25, "Q4_0, int8 dot": 4.5}  # a weight
 
 
 def enter_venv(folder):
@@ -76,22 +75,21 @@ def read_tables(text):
 def q4(args, out):
     path = out.with_suffix(".md")
     call(args, "q4_matmul.py", args.build / "bench/matmul_bench", path, args.threads)
+    from q4_matmul import BITS  # which needs torch
+
     decode, prefill = read_tables(path.read_text())[:2]
     rows = []
+    bnb, q4_0 = "bitsandbytes, bf16", "Q4_0, int8 dot"
+    pairs = [("nf4", bnb), ("nf4, bf16 dot", bnb), ("nf4, int8 dot", bnb), ("nf4", q4_0), ("nf4, int8 dot", q4_0)]
     for r in decode:
-        rate = {k: {"median": float(r[k]) * 8 / bits} for k, bits in BITS.items() if float(r.get(k) or 0) > 0}
-        for mine, theirs in [("nf4", "bitsandbytes, bf16"), ("nf4, bf16 dot", "bitsandbytes, bf16"),
-                             ("nf4", "Q4_0, int8 dot")]:
-            if mine in rate and theirs in rate:
-                rows.append(speeds(f"one row, {mine}, {r['out x in']}", "G weights/s",
-                                   theirs.replace("Q4_0", "llama.cpp Q4_0"), rate[mine], rate[theirs]))
+        rate = {name: {"median": float(r[name]) * 8 / bits} for name, bits in BITS.items() if float(r[name]) > 0}
+        rows += [speeds(f"one row, {mine}, {r['out x in']}", "G weights/s", theirs.replace("Q4_0", "llama.cpp Q4_0"),
+                        rate[mine], rate[theirs]) for mine, theirs in pairs if theirs in rate]
     for r in prefill:
-        for mine, theirs in [("nf4", "torch f32"), ("nf4, bf16 dot", "torch bf16"), ("nf4, bf16 dot", "bitsandbytes"),
-                             ("nf4, bf16 dot", "Q4_0")]:
-            if float(r.get(theirs) or 0) > 0:
-                rows.append(speeds(f"{r['rows']} rows, {mine}, {r['out x in']}", "GFLOP/s",
-                                   theirs.replace("Q4_0", "llama.cpp Q4_0"), {"median": float(r[mine])},
-                                   {"median": float(r[theirs])}))
+        rows += [speeds(f"{r['rows']} rows, {mine}, {r['out x in']}", "GFLOP/s", theirs.replace("Q4_0", "llama.cpp Q4_0"),
+                        {"median": float(r[mine])}, {"median": float(r[theirs])})
+                 for mine, theirs in [("nf4", "torch f32"), ("nf4, bf16 dot", "torch bf16"), *pairs[1:]]
+                 if float(r[theirs]) > 0]
     return rows
 
 

@@ -11,9 +11,10 @@ once for each code path (sm_70, sm_80) and build (build-asan, build, build-race:
 makes them). A mutant is noticed when a test of its op fails, crashes, hangs or is reported by a
 sanitizer in one of them.
 
-At least 95 % must be noticed, and each survivor must stand in survivors.txt with its reason. --rotate
-takes one file, by the commit, for CI, and leaves out its mutants that are explained there. Ends with `N passed, N failed`: mutants that were noticed or
-explained, and others."""
+Each must be noticed, or stand in survivors.txt with the reason why it changes no result; of equal ones
+in a file the second is called `... #2`. --rotate takes one file, by the commit, for CI, and leaves out its
+mutants that are explained there. Ends with `N passed, N failed`: mutants that were noticed or explained,
+and others."""
 
 import argparse
 import concurrent.futures
@@ -28,7 +29,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels"
 OUT = ROOT / "build-mutants"
 SURVIVORS = pathlib.Path(__file__).with_name("survivors.txt")
-SHARE = 0.95
 TIMEOUT = 300
 ARCHS = ("800", "700")
 # build folder, environment; the quickest to notice most comes first
@@ -59,8 +59,6 @@ TESTS = {
 }
 # Host code, and what needs cuBLASLt.
 NO_KERNELS = {"exec_cuda.cu", "exec_graph.cu", "load_weights.cu", "matmul_fast.cu"}
-# Survivors of these are neither all noticed nor all explained yet (docs/SHIM.md): not in rotation.
-OPEN = {"gemm.cu", "gemm_quant.cu", "gemm_tile.cuh"}
 
 RELATION = re.compile(r"(?<![<>=\-!])(<=|>=|<|>)(?![<>=])")
 LEAVES = re.compile(r"\s*\{?\s*(return|continue|break)\b")
@@ -214,6 +212,8 @@ def mutate(path, first):
         text = source[begin:end]
         number = first + len(mutants)
         shown = re.sub(r"\s+", " ", text)
+        same = sum(m.kind == kind and m.text.split(" #")[0] == shown for m in mutants)
+        shown += f" #{same + 1}" if same > 0 else ""
         mutants.append(Mutant(number, path, source.count("\n", 0, begin) + 1, kind, shown))
         parts += [source[at:begin], form.format(n=number, text=text)]
         at = end
@@ -395,7 +395,6 @@ def main():
         files = [KERNELS / pathlib.Path(name).name for name in options.files]
     files = [p for p in files if mutate(p, 1)[0]]
     if options.rotate:
-        files = [p for p in files if p.name not in OPEN]
         commit = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).stdout.strip()
         files = [files[int(commit or "0", 16) % len(files)]]
     if options.list:
@@ -414,8 +413,6 @@ def main():
     unexplained = sum(not m.noticed and m.key() not in explained for m in mutants)
     print(f"{noticed} of {len(mutants)} mutants noticed ({100 * noticed / len(mutants):.1f} %), "
           f"{len(mutants) - noticed - unexplained} survivors explained")
-    if not options.rotate and not options.files and noticed < SHARE * len(mutants):
-        unexplained = max(unexplained, 1)
     print(f"{len(mutants) - unexplained} passed, {unexplained + broken} failed")
     return unexplained + broken > 0
 

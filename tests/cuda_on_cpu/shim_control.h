@@ -36,6 +36,9 @@ int shim_arch(void);
  * arena would be one block to the address sanitizer. */
 void *shim_block(size_t bytes);
 void shim_free_blocks(void);
+/* To the address sanitizer, these bytes of device memory are not there, until their block is freed.
+ */
+void shim_fence(const void *p, size_t bytes);
 /* Device memory in use. */
 size_t shim_device_bytes(void);
 

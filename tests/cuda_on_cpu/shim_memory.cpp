@@ -22,6 +22,14 @@ struct block {
     enum shim_place place;
     bool registered; /* the caller's memory, pinned */
     bool lent;       /* by shim_block */
+    struct fence *fences;
+};
+
+/* Bytes that no kernel may touch. */
+struct fence {
+    struct fence *next;
+    const char *begin;
+    size_t bytes;
 };
 
 struct kernel_limit {
@@ -281,9 +289,28 @@ void shim_open_memory(bool open)
             __asan_unpoison_memory_region(b->memory, b->bytes);
         else
             __asan_poison_memory_region(b->memory, b->bytes);
+        for (const struct fence *f = b->fences; f != NULL; f = f->next)
+            __asan_poison_memory_region(f->begin, f->bytes);
     }
 #endif
     (void)open;
+}
+
+void shim_fence(const void *p, size_t bytes)
+{
+    const char *begin = (const char *)p;
+    shim_lock();
+    for (struct block *b = m.blocks; b != NULL; b = b->next) {
+        if (begin < b->memory || begin + bytes > b->memory + b->bytes)
+            continue;
+        struct fence *f = (struct fence *)malloc(sizeof *f);
+        if (f == NULL)
+            shim_die("no memory for a fence");
+        *f = {b->fences, begin, bytes};
+        b->fences = f;
+        break;
+    }
+    shim_unlock();
 }
 
 /* A pointer just behind a block belongs to it where no other begins there and nothing is copied. */
@@ -315,7 +342,7 @@ static cudaError_t add_block(void *memory, size_t bytes, enum shim_place place, 
     struct block *b = (struct block *)malloc(sizeof *b);
     if (b == NULL)
         return cudaErrorMemoryAllocation;
-    *b = (struct block){m.blocks, (char *)memory, bytes, place, registered, false};
+    *b = (struct block){m.blocks, (char *)memory, bytes, place, registered, false, NULL};
     m.blocks = b;
     return cudaSuccess;
 }
@@ -373,6 +400,10 @@ static void remove_block(struct block **at)
 #ifdef SHIM_ASAN
         __asan_unpoison_memory_region(b->memory, b->bytes);
 #endif
+    }
+    for (struct fence *f = b->fences, *next; f != NULL; f = next) {
+        next = f->next;
+        free(f);
     }
     if (!b->registered)
         free(b->memory);

@@ -28,6 +28,7 @@
 
 #include "half.h"
 #include "ops.h"
+#include "weight_bytes.h"
 #ifdef MLL_SHIM
 #include "shim_control.h"
 #endif
@@ -43,6 +44,12 @@
 #define OP_RACE 1
 #else
 #define OP_RACE 0
+#endif
+
+#ifdef MLL_SHIM
+#define OP_DEVICE_BYTES ((size_t)0)
+#else
+#define OP_DEVICE_BYTES ((size_t)1 << 28)
 #endif
 
 /* Uniform in [-scale, scale), the same for the same seed everywhere. */
@@ -113,12 +120,54 @@ static inline void op_back(struct mll_exec *ex, void *host, const void *device, 
         exec_download(ex, host, device, bytes);
 }
 
+/* Leaves only `bytes` of the arena of a GPU's exec, opened with `scratch`: an operand that fills
+ * them ends where the arena does, and a read behind it shows. */
+static inline void op_leave(struct mll_exec *ex, size_t scratch, size_t bytes)
+{
+    if (op_is_cuda(ex))
+        exec_alloc(ex, weight_aligned(scratch + OP_DEVICE_BYTES) - exec_mark(ex) - bytes);
+}
+
+/* To the address sanitizer, what the loader leaves free behind a part of a weight is not there. */
+static inline void op_fence(const void *part, size_t bytes)
+{
+#ifdef MLL_SHIM
+    if (part != NULL)
+        shim_fence((const char *)part + bytes, weight_aligned(bytes) - bytes);
+#endif
+    (void)part;
+    (void)bytes;
+}
+
+static inline void op_fence_weight(const struct mat *m, enum weight_use use)
+{
+    if (m->dtype == MLL_DTYPE_Q4) {
+        const struct mat_blocks *b = m->blocks;
+        size_t n = weight_blocks(m);
+        op_fence(m->data, (weight_count(m) + 1) / 2);
+        op_fence(b->absmax, n * sizeof(float));
+        op_fence(b->absmax == NULL ? b->codes : NULL, n);
+        op_fence(b->absmax == NULL ? b->nested_absmax : NULL,
+                 weight_nested_blocks(n) * sizeof(float));
+    } else if (m->dtype == MLL_DTYPE_I8) {
+        op_fence(m->data, weight_count(m));
+        op_fence(m->scale, (size_t)m->rows * sizeof(float));
+    } else if (use == WEIGHT_VECTOR) {
+        op_fence(m->data, (weight_count(m) + 1) * sizeof(float));
+    } else if (use == WEIGHT_MATRIX) {
+        op_fence(m->data, (size_t)m->rows * (size_t)half_stride(m->cols) * 2);
+        op_fence(m->scale, ((size_t)m->rows + 1) * sizeof(float));
+    }
+}
+
 /* m as this exec's ops want it; the exec owns what that takes. */
 static inline struct mat op_weight(struct mll_exec *ex, const struct mat *m, enum weight_use use)
 {
     struct mat loaded = *m;
     struct mll_error err;
     cr_assert_eq(exec_load_weight(ex, &loaded, use, &err), MLL_OK, "%s", err.message);
+    if (op_is_cuda(ex))
+        op_fence_weight(&loaded, use);
     return loaded;
 }
 
@@ -185,12 +234,6 @@ static inline struct mll_exec *op_exec(int threads, enum mll_isa isa, size_t scr
                  err.message);
     return ex;
 }
-
-#ifdef MLL_SHIM
-#define OP_DEVICE_BYTES ((size_t)0)
-#else
-#define OP_DEVICE_BYTES ((size_t)1 << 28)
-#endif
 
 /* A GPU's exec, with room for what op_dev copies; NULL where there is none. */
 static inline struct mll_exec *op_exec_cuda(size_t scratch)

@@ -211,9 +211,7 @@ Test(op_matmul, both_phases_of_a_gpu_are_the_formula_on_half_rows)
         struct data d = make(&cases[i]);
         size_t mark = exec_mark(ex);
         struct placed p = place(ex, &cases[i], &d);
-        /* its operand then ends where the arena does: reads behind it show */
-        size_t left = scratch + OP_DEVICE_BYTES - exec_mark(ex);
-        exec_alloc(ex, left - op_matmul_scratch(ex, cases[i].n, cases[i].cols));
+        op_leave(ex, scratch, op_matmul_scratch(ex, cases[i].n, cases[i].cols));
         for (int phase = MLL_PREFILL; phase <= MLL_DECODE; phase++) {
             exec_set_phase(ex, phase);
             run_rows(ex, &cases[i], &p, d.y, 0, cases[i].n);

@@ -106,13 +106,18 @@ static struct placed place(struct mll_exec *ex, const struct run *r)
     return p;
 }
 
+static void multiply_placed(struct mll_exec *ex, struct run *r, const struct placed *p)
+{
+    op_matmul(ex, p->y, p->x, &p->w, r->c->bias ? &p->bias : NULL, r->c->n);
+    op_back(ex, r->y, p->y, r->n_y * sizeof *p->y);
+    exec_release(ex, p->mark);
+}
+
 static void multiply(struct mll_exec *ex, struct run *r)
 {
     op_fill(r->y, r->n_y, 9, 1);
     struct placed p = place(ex, r);
-    op_matmul(ex, p.y, p.x, &p.w, r->c->bias ? &p.bias : NULL, r->c->n);
-    op_back(ex, r->y, p.y, r->n_y * sizeof *p.y);
-    exec_release(ex, p.mark);
+    multiply_placed(ex, r, &p);
 }
 
 static int phases(const struct mll_exec *ex)
@@ -159,7 +164,10 @@ Test(op_matmul_quant, every_form_and_thread_count_gives_the_bits_of_the_c_form)
         while ((ex = op_each_exec(ex, scratch)) != NULL) {
             for (int phase = 0; phase < phases(ex); phase++) {
                 exec_set_phase(ex, (enum mll_phase)phase);
-                multiply(ex, &r);
+                op_fill(r.y, r.n_y, 9, 1);
+                struct placed p = place(ex, &r);
+                op_leave(ex, scratch, op_matmul_scratch(ex, r.c->n, r.c->cols));
+                multiply_placed(ex, &r, &p);
                 /* weights in float32 have up to three roundings, dot products their own; on a GPU
                  * x is in fp16, when prefilling w too: 8e-8, for few outputs with luck's help */
                 double cuda = r.n_y < 100 ? 1e-6 : 1.5e-7;
