@@ -2,11 +2,12 @@
  * but what lies in memory are codes.
  *
  * A thread takes its 16 or 32 codes of a tile, always of one row and one block, into registers
- * while the tile before the last is multiplied, and writes them as fp16 while the last one is: Q4
- * the 16 values times absmax and the matrix' power of two, each rounded once to fp16, are made anew
- * for every tile as two tables of bytes in registers; eight codes then take 21 byte permutations
- * and masks, and no shared memory but where they go I8  the codes themselves; the row's scale waits
- * for the epilogue Sums are gemm.cu's: one accumulator an output, in ascending steps of k. */
+ * while the tile before the last is multiplied, and writes them as fp16 while the last one is. Of
+ * Q4 the 16 values times absmax and the matrix' power of two, each rounded once to fp16, are made
+ * anew for every tile as two tables of bytes in registers; eight codes then take 21 byte
+ * permutations and masks, and no shared memory but where they go. I8 are the codes themselves; the
+ * row's scale waits for the epilogue. Sums are gemm.cu's: one accumulator an output, in ascending
+ * steps of k. */
 #include "gemm_tile.cuh"
 #include "quant.cuh"
 

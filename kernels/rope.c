@@ -1,6 +1,8 @@
 /* rope.c - rotary position embedding on the CPU.  Contract: kernels/ops.h.
- *   angle = pos[r] * inv_freq[i];  x[i] <- x[i] cos - x[i + h] sin,  x[i + h] <- x[i + h] cos +
- * x[i] sin,  h = head_dim / 2                                          HF: apply_rotary_pos_emb
+ *   angle = pos[r] * inv_freq[i],  h = head_dim / 2       HF: apply_rotary_pos_emb
+ *   x[i] <- x[i] cos - x[i + h] sin
+ *   x[i + h] <- x[i + h] cos + x[i] sin
+ *
  * Cosine and sine are computed once a row, by libm in every form, and used for all heads. */
 #include <math.h>
 
