@@ -19,7 +19,8 @@ import numpy as np
 from peer_tools import PAUSE, facts, show, stats, table, write
 
 OURS = {"bf16": ["--quant", "none"], "bf16, --compute bf16": ["--quant", "none", "--compute", "bf16"],
-        "nf4": ["--quant", "nf4"], "nf4, --compute bf16": ["--quant", "nf4", "--compute", "bf16"]}
+        "nf4": ["--quant", "nf4"], "nf4, --compute bf16": ["--quant", "nf4", "--compute", "bf16"],
+        "nf4, --compute int8": ["--quant", "nf4", "--compute", "int8"]}
 THEIRS = {"llama.cpp F16": "1b-f16.gguf", "llama.cpp Q4_0": "1b-q4_0.gguf"}
 VOCAB = 128256
 

@@ -81,6 +81,8 @@ class LlamaCpp:
     def __init__(self, threads):
         import llama_cpp
         folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
+        self.silence = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self.silence, None)
         self.lib = ctypes.CDLL(str(folder / "libggml-cpu.so"))  # brings libggml-base.so along
         for name, result, args in [
                 ("ggml_init", "p", [InitParams]), ("ggml_new_tensor_2d", "p", "pill"), ("ggml_mul_mat", "p", "ppp"),

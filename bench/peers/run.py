@@ -117,7 +117,7 @@ def llama(args, out):
     data = json.loads(out.with_suffix(".json").read_text())
     rows = []
     for mine, theirs in [("bf16", "llama.cpp F16"), ("bf16, --compute bf16", "llama.cpp F16"),
-                         ("nf4", "llama.cpp Q4_0"), ("nf4, --compute bf16", "llama.cpp Q4_0")]:
+                         *((mine, "llama.cpp Q4_0") for mine in ("nf4", "nf4, --compute bf16", "nf4, --compute int8"))]:
         a, b = data["stats"][mine], data["stats"][theirs]
         rows.append(speeds(f"1b, {mine}: a prompt of {data['prompt']}", "tokens/s", theirs, a["prompt"], b["prompt"]))
         rows.append(speeds(f"1b, {mine}: a token", "tokens/s", theirs, a["decode"], b["decode"]))
