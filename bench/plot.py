@@ -25,6 +25,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 CACHED = 256e6  # bytes of weights that might stay in a cache, so that memory is no limit
 
 
+def made_by(rows):
+    return f"{rows[0]['device']}, commit " + ", ".join(dict.fromkeys(r["build_commit"] for r in rows))
+
+
 def save(figure, out):
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
@@ -49,7 +53,7 @@ def draw_decode(rows, out):
     axis.invert_yaxis()
     axis.set_xlim(0, max(105, *(100 * r["bandwidth_share"] + 3 for r in rows)))
     axis.set_xlabel("decoding, % of what reading the weights would allow (red)")
-    axis.set_title(f"{rows[0]['device']}, commit {rows[0]['build_commit']}", fontsize=9, loc="left")
+    axis.set_title(made_by(rows), fontsize=9, loc="left")
     save(figure, out)
 
 
@@ -79,7 +83,7 @@ def draw_roofline(rows, out):
     axis.set_yscale("log")
     axis.set_xlabel("operations a byte")
     axis.set_ylabel("GFLOP/s, cold")
-    axis.set_title(f"{rows[0]['device']}, commit {rows[0]['build_commit']}", fontsize=9, loc="left")
+    axis.set_title(made_by(rows), fontsize=9, loc="left")
     axis.legend(fontsize=8, frameon=False)
     save(figure, out)
 

@@ -78,10 +78,10 @@ void weights_to_half(struct mll_exec *ex, __half *rows, float *scale, float *nor
     launched(ex, "weights_to_half");
 }
 
-/* They stand in front of the rows, which so end where the operand does. */
+/* Whole lines in front of the rows, which so end where the operand does. */
 static size_t scale_bytes(int n)
 {
-    return ((size_t)n * sizeof(float) + 63) / 64 * 64;
+    return ((size_t)n * sizeof(float) + 127) / 128 * 128;
 }
 
 size_t operand_bytes(int n, int cols)

@@ -14,8 +14,9 @@ static size_t stride_of(int cols)
 
 /* ---- the plain form -------------------------------------------------------------------------- */
 
-static void quantise_block(const struct int8_job *j, size_t block, const float *x, size_t n)
+static void quantise(const struct int8_job *j, size_t row, size_t b, const float *x, size_t n)
 {
+    const size_t block = row * j->stride + b;
     int8_t *q = j->q + block * INT8_BLOCK;
     uint32_t most = 0;
     int sum = 0;
@@ -30,15 +31,6 @@ static void quantise_block(const struct int8_job *j, size_t block, const float *
         sum += q[i];
     }
     j->bias[block] = -128 * sum;
-}
-
-static void quantise(const struct int8_job *j, size_t row)
-{
-    size_t cols = (size_t)j->m->w->cols;
-    const float *x = j->m->x + (j->first + row) * cols;
-    for (size_t b = 0; b < j->blocks; b++)
-        quantise_block(j, row * j->stride + b, x + b * INT8_BLOCK,
-                       min_size(INT8_BLOCK, cols - b * INT8_BLOCK));
 }
 
 static void weights_of(int8_t w[INT8_BLOCK], const struct int8_job *j, size_t first, size_t n)
@@ -83,9 +75,15 @@ static const struct int8_form plain = {.quantise = quantise, .group = group};
 static void quantise_rows(void *arg, size_t begin, size_t end, int thread)
 {
     const struct int8_job *j = arg;
+    const size_t cols = (size_t)j->m->w->cols;
     (void)thread;
-    for (size_t r = begin; r < end; r++)
-        j->form->quantise(j, r);
+    for (size_t r = begin; r < end; r++) {
+        const float *x = j->m->x + (j->first + r) * cols;
+        for (size_t b = 0; b < j->stride; b++) {
+            const size_t at = min_size(b * INT8_BLOCK, cols);
+            j->form->quantise(j, r, b, x + at, min_size(INT8_BLOCK, cols - at));
+        }
+    }
 }
 
 /* Outputs from the sums of rows of w from row o on, but the first `skip`. */

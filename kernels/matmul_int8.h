@@ -41,8 +41,9 @@ struct int8_job {
 };
 
 struct int8_form {
-    /* Row `row` of the job's rows: q, scale and bias. */
-    void (*quantise)(const struct int8_job *j, size_t row);
+    /* q, scale and bias of block b of the job's row `row`, of whose INT8_BLOCK elements the n at x
+     * are there. */
+    void (*quantise)(const struct int8_job *j, size_t row, size_t b, const float *x, size_t n);
     /* The job's rows by the INT8_GROUP rows of w from row o on: their sums to `sums`. */
     void (*group)(const struct int8_job *j, struct int8_scratch *scratch, size_t o);
 };

@@ -41,7 +41,7 @@ INLINE size_t step_at(size_t b, const int k, const bool q4)
            (size_t)(k % 2 * INT8_BLOCK + k / 2 * 4);
 }
 
-static void quantise_block(const struct int8_job *j, size_t row, size_t b, const float *x, size_t n)
+static void quantise(const struct int8_job *j, size_t row, size_t b, const float *x, size_t n)
 {
     __m512 part[4];
     __m512i most = _mm512_setzero_si512(), sum = most, q = most;
@@ -63,17 +63,6 @@ static void quantise_block(const struct int8_job *j, size_t row, size_t b, const
     }
     j->bias[row * j->stride + b] = -128 * _mm512_reduce_add_epi32(sum);
     store_q(j->q + row * j->stride * INT8_BLOCK, b, q, j->m->w->dtype == MLL_DTYPE_Q4);
-}
-
-static void quantise(const struct int8_job *j, size_t row)
-{
-    size_t cols = (size_t)j->m->w->cols;
-    const float *x = j->m->x + (j->first + row) * cols;
-    for (size_t b = 0; b < j->stride; b++, x += INT8_BLOCK)
-        quantise_block(j, row, b, x,
-                       b < cols / INT8_BLOCK ? INT8_BLOCK
-                       : b < j->blocks       ? cols % INT8_BLOCK
-                                             : 0);
 }
 
 INLINE __m128i load_16(const unsigned char *at)
