@@ -45,7 +45,7 @@ struct bench_stats bench_stats(double *values, size_t n)
     if (n == 0)
         return (struct bench_stats){0};
     qsort(values, n, sizeof *values, by_value);
-    return (struct bench_stats){.median = values[(n - 1) / 2],
+    return (struct bench_stats){.median = (values[(n - 1) / 2] + values[n / 2]) / 2,
                                 .p10 = values[(n - 1) / 10],
                                 .p90 = values[(n * 9 + 9) / 10 - 1]};
 }

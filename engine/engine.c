@@ -326,9 +326,7 @@ void mll_engine_info(const struct mll_engine *engine, struct mll_info *info)
     *info = (struct mll_info){
         .path = engine->path,
         .device = exec_describe(engine->exec),
-        .why_cpu = engine->why_cpu.code != MLL_OK && exec_cuda_devices() != 0
-                       ? engine->why_cpu.message
-                       : NULL,
+        .why_cpu = engine->why_cpu.code != MLL_OK ? engine->why_cpu.message : NULL,
         .vocab_size = cfg->text.vocab_size,
         .embedding_rows = engine->weights->embed_tokens.rows,
         .hidden_size = cfg->text.hidden_size,

@@ -76,7 +76,7 @@ MLL_API void mll_close(struct mll_engine *engine);
 struct mll_info {
     const char *path;    /* resolved directory */
     const char *device;  /* "cpu avx512, 2 threads" */
-    const char *why_cpu; /* where device "auto" passed a GPU over: the reason; else NULL */
+    const char *why_cpu; /* where device "auto" came to be the CPU: the reason; else NULL */
     int vocab_size;      /* number of logits */
     int embedding_rows, hidden_size, layers, ctx_size, max_tiles, tile_size, image_token;
     int rows_per_tile; /* patches + 1 */

@@ -43,6 +43,11 @@ static bool has_words(const char *name, const char *words)
     return false;
 }
 
+bool quantise_matches(const struct weights_entry *entry, const char *pattern)
+{
+    return has_words(entry->name, pattern) || has_words(entry->new_name, pattern);
+}
+
 bool quantise_selects(const struct weights_entry *entry, const char *const *skip, size_t n_skip)
 {
     if (skip == NULL) {
@@ -50,7 +55,7 @@ bool quantise_selects(const struct weights_entry *entry, const char *const *skip
         n_skip = sizeof default_skip / sizeof *default_skip;
     }
     for (size_t i = 0; i < n_skip; i++)
-        if (has_words(entry->name, skip[i]) || has_words(entry->new_name, skip[i]))
+        if (quantise_matches(entry, skip[i]))
             return false;
     return entry->linear;
 }

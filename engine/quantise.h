@@ -18,9 +18,11 @@
 
 /* "nf4", "nf4-dq", "int8"; NULL: none. MLL_ERR_BAD_OPTION for any other. */
 enum mll_status quantise_type_of(enum quantise_type *type, const char *name, struct mll_error *err);
-/* Whether an entry is quantised where the modules that match a pattern of skip are not: a pattern
- * matches where it is a run of whole words of the module's old or new name ("lm_head", "layers.3",
- * "mlp.gate_proj"). skip NULL: the default, the modules that docs/SPEED.md says are worth it. */
+/* Whether pattern is a run of whole words of the weight's old or new name ("lm_head", "layers.3",
+ * "mlp.gate_proj"). */
+bool quantise_matches(const struct weights_entry *entry, const char *pattern);
+/* Whether an entry is quantised where those that match a pattern of skip are not. skip NULL: the
+ * default, the modules that docs/SPEED.md says are worth it. */
 bool quantise_selects(const struct weights_entry *entry, const char *const *skip, size_t n_skip);
 
 /* The 256 values of double-quantised absmax, ascending. */

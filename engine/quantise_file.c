@@ -38,6 +38,20 @@ static int by_tensor(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* A pattern that is misspelt would quantise what it should have kept. */
+static enum mll_status check_skip(const struct mll_quantize *o, const struct cfg *cfg,
+                                  struct mll_error *err)
+{
+    for (size_t i = 0; i < o->n_skip; i++) {
+        bool matches = strcmp(o->skip[i], "none") == 0;
+        for (struct weights_entry e = {0}; !matches && weights_next(&e, cfg);)
+            matches = quantise_matches(&e, o->skip[i]);
+        if (!matches)
+            return mll_fail(err, MLL_ERR_USAGE, "skip: no weight has '%s' in its name", o->skip[i]);
+    }
+    return MLL_OK;
+}
+
 enum mll_status quantise_pick(struct quantise_job *job, const struct cfg *cfg,
                               struct mll_error *err)
 {
@@ -50,6 +64,7 @@ enum mll_status quantise_pick(struct quantise_job *job, const struct cfg *cfg,
     job->picks = calloc(n + 1, sizeof *job->picks);
     if (job->picks == NULL)
         return mll_fail(err, MLL_ERR_NO_MEMORY, "out of memory");
+    MLL_TRY(check_skip(o, cfg, err));
     for (size_t i = 0; i < ckpt_count(ckpt); i++)
         job->total += (uint64_t)ckpt_at(ckpt, i)->size;
     job->to_write = job->total;

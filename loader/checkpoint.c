@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define INDEX_FILE "model.safetensors.index.json"
 #define ONE_FILE   "model.safetensors"
@@ -89,7 +90,7 @@ bool ckpt_refuse_format(const char *dir, struct defects *d)
     char found[256] = "";
     DIR *handle = opendir(dir);
     if (!handle)
-        return refuse_name(dir, d);
+        return access(dir, F_OK) == 0 && refuse_name(dir, d);
     struct defects probe = {0};
     for (struct dirent *e; (e = readdir(handle)) != NULL;)
         if (refuse_name(e->d_name, &probe) &&

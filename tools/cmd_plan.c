@@ -94,6 +94,15 @@ static void print_json(const struct mll_memory *m, const struct choice choices[C
     jw_free(&w);
 }
 
+static const char *fits_text(char text[64], uint64_t total, uint64_t available)
+{
+    snprintf(text, 64, "it fits");
+    if (total > available)
+        snprintf(text, 64, "it does not fit, %.1f MiB are missing",
+                 (double)(total - available) / 1048576);
+    return text;
+}
+
 static void print_table(const char *name, const char *quant, const struct mll_memory *m,
                         const struct choice choices[CHOICES], uint64_t available)
 {
@@ -109,13 +118,16 @@ static void print_table(const char *name, const char *quant, const struct mll_me
     print_row("total", m->total, gpu ? "of the GPU's memory" : "");
     if (m->n_streamed > 0)
         print_streamed(m);
-    print_row("available", available, m->total <= available ? "it fits" : "it does not fit");
-    for (int i = 0; i < CHOICES; i++)
-        if (choices[i].differs)
-            print_row(choices[i].quant, choices[i].memory.total,
-                      choices[i].memory.total <= available
-                          ? "total with --quant of that name: it fits"
-                          : "total with --quant of that name: it does not fit");
+    char fits[64];
+    print_row("available", available, fits_text(fits, m->total, available));
+    for (int i = 0; i < CHOICES; i++) {
+        char what[128];
+        if (!choices[i].differs)
+            continue;
+        snprintf(what, sizeof what, "total with --quant of that name: %s",
+                 fits_text(fits, choices[i].memory.total, available));
+        print_row(choices[i].quant, choices[i].memory.total, what);
+    }
 }
 
 int cmd_plan(const struct args *args)
@@ -126,11 +138,11 @@ int cmd_plan(const struct args *args)
     struct args with_model = *args;
     if (args->n_operands == 1)
         with_model.model = args->operands[0];
-    struct tool_model model;
+    struct tool_model model = {0};
     struct mll_options options;
     struct mll_memory memory = {0};
     struct choice choices[CHOICES] = {{0}};
-    enum mll_status status = model_resolve(&model, &with_model, &err);
+    enum mll_status status = args->synthetic ? MLL_OK : model_resolve(&model, &with_model, &err);
     if (status == MLL_OK) {
         model_options(&options, args, &model);
         options.synthetic = args->synthetic;
@@ -139,8 +151,10 @@ int cmd_plan(const struct args *args)
     }
     const char *name = args->synthetic ? args->synthetic : model.path;
     uint64_t available = memory.device > 0 ? memory.available : memory_available();
+    if (args->max_memory > 0 && args->max_memory < available)
+        available = args->max_memory;
     if (status == MLL_OK && args->cards) {
-        status = plan_cards(name, &options, memory.device > 0 ? 0 : available, &err);
+        status = plan_cards(name, &options, memory.device > 0 ? 0 : available, args->json, &err);
         model_free(&model);
         return status == MLL_OK ? 0 : tool_fail(&err);
     }

@@ -1,5 +1,6 @@
 /* cmd_quantize.c - mllama quantize SRC DST: a model with 4-bit or 8-bit weights, as bitsandbytes
  * would save it. */
+#include "jsonout.h"
 #include "tool.h"
 
 #include <stdio.h>
@@ -26,6 +27,22 @@ static int check_arguments(const struct args *args)
     if (args->double_quant && !args->nf4)
         return tool_usage("--double-quant belongs to --nf4");
     return 0;
+}
+
+static int print_json(const char *dst, const char *type, uint64_t bytes, double seconds)
+{
+    struct jw w = {0};
+    struct mll_error err;
+    jw_object(&w, NULL);
+    jw_string(&w, "model", dst);
+    jw_string(&w, "quant", type);
+    jw_int(&w, "bytes_read", (int64_t)bytes);
+    jw_real(&w, "seconds", seconds, 3);
+    jw_end(&w, '}');
+    jw_newline(&w);
+    enum mll_status status = tool_write(w.data, w.n, &err);
+    jw_free(&w);
+    return status == MLL_OK ? 0 : tool_fail(&err);
 }
 
 int cmd_quantize(const struct args *args)
@@ -58,6 +75,8 @@ int cmd_quantize(const struct args *args)
         code = signals_exit_code();
     else if (status != MLL_OK)
         code = tool_fail(&err);
+    else if (args->json)
+        code = print_json(args->operands[1], options.type, q.total, tool_seconds() - start);
     else
         tool_note("%s: %s, %.1f GB read in %.0f s", args->operands[1], options.type,
                   (double)q.total * 1e-9, tool_seconds() - start);

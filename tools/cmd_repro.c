@@ -217,6 +217,8 @@ static enum mll_status show_assert(struct finding *f, const struct args *args,
         return mll_fail(err, MLL_ERR_INTERNAL, "no child for the assert");
     said[n] = 0;
     take_line(f, said);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == mll_status_exit_code(MLL_ERR_DEVICE))
+        return run_case(f, args, false, err); /* says why there is no such device */
     if (WIFSIGNALED(status))
         snprintf(f->ended, sizeof f->ended, "by signal %d", WTERMSIG(status));
     else

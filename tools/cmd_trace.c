@@ -63,6 +63,14 @@ static void print_index(const struct st_tensor *t, size_t i)
     putchar(']');
 }
 
+static void print_shape(const struct st_tensor *t)
+{
+    printf("%s (", st_dtype_name(t->dtype));
+    for (int d = 0; d < t->rank; d++)
+        printf("%s%lld", d ? ", " : "", (long long)t->shape[d]);
+    putchar(')');
+}
+
 static bool same_shape(const struct st_tensor *a, const struct st_tensor *b)
 {
     return a->dtype == b->dtype && a->rank == b->rank &&
@@ -72,8 +80,16 @@ static bool same_shape(const struct st_tensor *a, const struct st_tensor *b)
 /* Prints where two tensors part; true where they do. */
 static bool compare(const struct st_tensor *a, const struct st_tensor *b)
 {
-    if (!b || !same_shape(a, b)) {
-        printf("%s: %s\n", a->name, b ? "shapes or dtypes differ" : "only in one file");
+    if (!b) {
+        printf("%s: only in one file\n", a->name);
+        return true;
+    }
+    if (!same_shape(a, b)) {
+        printf("%s: ", a->name);
+        print_shape(a);
+        printf(" and ");
+        print_shape(b);
+        printf("\n");
         return true;
     }
     if (a->dtype != ST_DTYPE_F32 && a->dtype != ST_DTYPE_I64) {

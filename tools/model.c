@@ -1,6 +1,7 @@
 /* model.c - which model, with which options: --model, LLAMA_MODEL_PATH, the Hugging Face cache, the
  * embedded default. */
 #include "hub.h"
+#include "ops.h"
 #include "tool.h"
 
 #include <limits.h>
@@ -168,7 +169,8 @@ enum mll_status model_open(struct opened *opened, const struct args *args, struc
     MLL_TRY(mll_open(&opened->engine, &options, err));
     struct mll_info info;
     mll_engine_info(opened->engine, &info);
-    if (info.why_cpu && !args->verbose) /* the log has it */
+    /* the log has it; who has no GPU and asked for nothing need not be told each time */
+    if (info.why_cpu && !args->verbose && (args->device || exec_cuda_devices() != 0))
         tool_note("running on the CPU, not on the GPU: %s", info.why_cpu);
     if (info.n_streamed > 0 && !args->verbose)
         tool_note("%llu of %d decoder layers do not fit on the GPU: they stay in host memory and "

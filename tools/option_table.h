@@ -13,6 +13,7 @@ enum option_kind {
     OPT_REAL,   /* double in min..max */
     OPT_SEED,   /* uint64_t */
     OPT_BYTES,  /* uint64_t with K, M, G or T behind it */
+    OPT_DEVICE, /* const char *: auto, cpu, cuda or cuda:N */
 };
 
 struct option_row {

@@ -65,6 +65,12 @@ static bool parse_bytes(uint64_t *out, const char *value)
     return errno == 0 && *end == 0 && (*out >> shift) == v;
 }
 
+static bool is_device(const char *value)
+{
+    size_t digits = strncmp(value, "cuda:", 5) == 0 ? strspn(value + 5, "0123456789") : 0;
+    return is_choice("auto|cpu|cuda", value) || (digits > 0 && value[5 + digits] == 0);
+}
+
 static bool parse_flag(bool *out, const char *value)
 {
     *out = is_choice("1|true|yes|on", value);
@@ -111,6 +117,9 @@ static bool store(struct args *args, const struct option_row *row, const char *v
         return errno == 0 && isdigit((unsigned char)*value) && *end == 0;
     case OPT_BYTES:
         return parse_bytes(at, value);
+    case OPT_DEVICE:
+        *(const char **)at = value;
+        return is_device(value);
     }
     return false;
 }
@@ -122,8 +131,12 @@ static enum mll_status refuse(const struct option_row *row, const char *source, 
     if (row->kind == OPT_INT || row->kind == OPT_REAL)
         return mll_fail(err, code, "%s: '%s' is not %s from %.15g to %.15g", source, value,
                         row->kind == OPT_INT ? "a whole number" : "a number", row->min, row->max);
-    return mll_fail(err, code, "%s: '%s' is not %s", source, value,
-                    row->kind == OPT_FLAG ? "1 or 0" : row->arg);
+    const char *wanted = row->kind == OPT_FLAG ? "1 or 0"
+                         : row->kind == OPT_BYTES
+                             ? "a whole number of bytes (K, M, G or T may follow)"
+                         : row->kind == OPT_SEED ? "a whole number from 0"
+                                                 : row->arg;
+    return mll_fail(err, code, "%s: '%s' is not %s", source, value, wanted);
 }
 
 static enum mll_status set_flag(struct args *args, const struct option_row *row, const char *spelt,
@@ -136,6 +149,23 @@ static enum mll_status set_flag(struct args *args, const struct option_row *row,
     return MLL_OK;
 }
 
+/* What other programs call it. */
+static const struct {
+    const char *theirs, *ours;
+} elsewhere[] = {
+    {"temp", "temperature"},
+    {"n-predict", "max-new-tokens"},
+    {"predict", "max-new-tokens"},
+    {"max-tokens", "max-new-tokens"},
+    {"repeat-penalty", "repetition-penalty"},
+    {"n-gpu-layers", "max-memory"},
+    {"gpu-layers", "max-memory"},
+    {"ctx", "ctx-size"},
+    {"max-model-len", "ctx-size"},
+    {"cache-type-k", "kv-type"},
+    {"cache-type-v", "kv-type"},
+};
+
 static enum mll_status unknown_option(const char *spelt, size_t n, enum command_id command,
                                       struct mll_error *err)
 {
@@ -147,6 +177,10 @@ static enum mll_status unknown_option(const char *spelt, size_t n, enum command_
     char word[64];
     snprintf(word, sizeof word, "%.*s", (int)n, spelt);
     const char *near = options_nearest(word + strspn(word, "-"), names, n_names);
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if (strcmp(word + strspn(word, "-"), elsewhere[i].theirs) == 0 &&
+            find_name(elsewhere[i].ours, strlen(elsewhere[i].ours), command))
+            near = elsewhere[i].ours;
     if (near)
         return mll_fail(err, MLL_ERR_USAGE, "unknown option %s (did you mean --%s?)", word, near);
     return mll_fail(err, MLL_ERR_USAGE, "unknown option %s", word);

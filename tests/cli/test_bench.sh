@@ -86,7 +86,7 @@ check "one file" run 64 bench compare a.json
 check "no part" run 64 bench
 check "a bad list" run 64 bench model -p 5-2
 check "a list is explained" says "64-512*2"
-check "a bad size" run 78 bench model --synthetic 3b
+check "a bad size" run 64 bench model --synthetic 3b
 check "a bad quantisation" run 64 bench model --quant nf4,nf5
 check "no such shape" run 64 bench ops --shape nothing
 check "which ops there are" says "attn_vision"

@@ -40,11 +40,17 @@ check "no such model" run 66 run -m nowhere -p a
 check "no such name in the cache" run 66 run -m org/name -p a
 check "no such image" run 66 run -p a -i nowhere.png
 check "no CUDA device" run 69 run -p a --device cuda:99
-check "a device that is none" run 78 run -p a --device gpu
-check "nor this" run 78 run -p a --device cuda:x
 check "the GPU's switches do no harm on the CPU" run 0 run -p a -n 1 --device cpu --debug-sync --debug-bounds --fast --no-early
 check "info names the devices" run 0 info
 check "the CPU is one" prints "cpu"
+check "a device that is none" run 64 run -p a --device gpu
+check "nor this" run 64 run -p a --device cuda:x
+check "a size that is none" run 64 plan --synthetic 7b
+check "the words of others" run 64 run -p a --temp 0
+check "are known" grep -q 'did you mean --temperature' err
+check "auto that was asked for" run 0 run -p a -n 1 --device auto --threads 1
+check "bench of nothing" run 64 bench model -p 0 -n 0
+check "a file that is not there" run 66 check nosuch.gguf
 check "too little memory allowed" run 78 run -p a --max-memory 1K
 check "both numbers are told" says "allows 1024"
 check "no such directory" run 66 check nowhere

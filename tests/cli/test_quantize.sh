@@ -62,6 +62,17 @@ check "is said" says "quantised to int8"
 check "an existing directory is left alone" run 73 quantize "$MODEL" nf4 --nf4
 check "a directory that cannot be" run 73 quantize "$MODEL" nowhere/nf4 --nf4
 check "no type" run 64 quantize "$MODEL" x
+check "a pattern that is misspelt" run 64 quantize "$MODEL" x --nf4 --skip lm_haed
+check "says so" grep -q "no weight has 'lm_haed' in its name" err
+check "--json" run 0 quantize "$MODEL" as-json --nf4 --json
+check "one object" grep -q '^{"model":"as-json","quant":"nf4","bytes_read":[0-9]*,"seconds":[0-9.]*}$' out
+check "plan within a limit" run 0 plan --synthetic 11b --max-memory 12G --json --device cpu
+check "what it is" grep -q '"available":12884901888,"fits":false' out
+check "nf4 fits there" grep -q '"quant":"nf4","weights":[0-9]*,"total":[0-9]*,"fits":true' out
+check "plan says what is missing" run 0 plan --max-memory 1M --device cpu
+check "in MiB" grep -q 'it does not fit, [0-9.]* MiB are missing' out
+check "plan --cards --json" run 0 plan --cards --json --device cpu
+check "an array" python3 -c 'import json; a = json.load(open("out")); assert len(a[0]["machines"]) == 5'
 check "two types" run 64 quantize "$MODEL" x --nf4 --int8
 check "--double-quant alone" run 64 quantize "$MODEL" x --int8 --double-quant
 check "one operand" run 64 quantize "$MODEL" --nf4
