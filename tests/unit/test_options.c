@@ -68,7 +68,10 @@ Test(options, misuse_is_a_usage_error_that_names_it)
                 {"--reference hf9", "meta|hf4|hf5"},
                 {"--raw=1", "takes no value"},
                 {"--deep", "not an option of this command"},
-                {"--max-memory 12Q", "BYTES"},
+                {"--max-memory 12Q", "a whole number of bytes"},
+                {"--device gpu", "auto|cpu|cuda[:i]"},
+                {"--device cuda:1x", "auto|cpu|cuda[:i]"},
+                {"--n-predict 4", "did you mean --max-new-tokens"},
                 {"--quant nf5", "nf4|nf4-dq|int8"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct args a;
