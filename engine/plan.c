@@ -50,24 +50,12 @@ static enum mll_status open_cpu(struct mll_exec **ex, const struct mll_options *
     return MLL_OK;
 }
 
-/* The number behind "cuda:", 0 behind "cuda", -1 where it is neither. */
-static int cuda_index(const char *device)
-{
-    char *end;
-    if (strcmp(device, "cuda") == 0)
-        return 0;
-    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9')
-        return -1;
-    long index = strtol(device + 5, &end, 10);
-    return *end == 0 && index <= 1023 ? (int)index : -1;
-}
-
 static enum mll_status open_any(struct mll_exec **ex, const struct mll_options *options,
                                 struct mll_error *why_cpu, struct mll_error *err)
 {
     const char *device = options->device ? options->device : "auto";
     bool is_auto = strcmp(device, "auto") == 0;
-    int index = is_auto ? 0 : cuda_index(device);
+    int index = is_auto ? 0 : exec_cuda_index(device);
     struct exec_cuda_options cuda = {.device = index,
                                      .threads = options->threads,
                                      .debug_sync = options->debug_sync,

@@ -124,6 +124,17 @@ enum mll_status exec_open_cpu(struct mll_exec **ex, int threads, enum mll_isa is
     return MLL_OK;
 }
 
+int exec_cuda_index(const char *device)
+{
+    char *end;
+    if (strcmp(device, "cuda") == 0)
+        return 0;
+    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9')
+        return -1;
+    long index = strtol(device + 5, &end, 10);
+    return *end == 0 && index <= 1023 ? (int)index : -1;
+}
+
 enum mll_status reserve_cpu(struct mll_exec *ex, size_t scratch_bytes, struct mll_error *err)
 {
     if (scratch_bytes > SIZE_MAX - ARENA_ALIGN)

@@ -35,11 +35,18 @@ INLINE __m512i q4_word_order(void)
     return _mm512_loadu_si512(order);
 }
 
+/* A nested_map as the low and the high halves of its floats: of 16 bits a permute reaches 64, so
+ * that 32 floats cost as many as 16 of them would. */
+struct q4_map {
+    _Alignas(64) uint16_t half[2][256];
+};
+
 struct q4 {
     const unsigned char *codes;
     const struct mat_blocks *blocks;
     __m512 values;
-    __m512i spread, shifts; /* of one step's bytes over the lanes */
+    __m512i spread, shifts;   /* of one step's bytes over the lanes */
+    const struct q4_map *map; /* of double-quantised absmax */
 };
 
 INLINE struct q4 q4_of(const struct mat *w, const enum q4_form form)
@@ -106,12 +113,6 @@ INLINE __m512 q4_weights(const struct q4 *q, __m512 table, const unsigned char *
 }
 
 /* ---- absmax ---------------------------------------------------------------------------------- */
-
-/* A nested_map as the low and the high halves of its floats: of 16 bits a permute reaches 64, so
- * that 32 floats cost as many as 16 of them would. */
-struct q4_map {
-    _Alignas(64) uint16_t half[2][256];
-};
 
 INLINE void q4_split_map(struct q4_map *map, const float floats[256])
 {
@@ -217,15 +218,13 @@ struct q4_tile {
     ((w_rows) == Q4_W ? of[0] + (at) + ((o) < 4 ? 0 : 4 * (stride)) + (o) % 4 * (stride) \
                       : of[o] + (at))
 
-INLINE struct q4_tile q4_tile_of(const struct matmul *m, const struct q4 *q,
-                                 const struct q4_map *map, size_t row, const int w_rows,
-                                 size_t w_first)
+INLINE struct q4_tile q4_tile_of(const struct matmul *m, const struct q4 *q, size_t row,
+                                 const int w_rows, size_t w_first)
 {
     const size_t cols = (size_t)m->w->cols, w_left = (size_t)m->w->rows - w_first;
     const size_t behind = (w_first + (size_t)w_rows) * cols;
     const struct mat_blocks *b = q->blocks;
-    struct q4_tile t = {
-        .m = m, .row = row, .codes_ahead = (const char *)q->codes + behind / 2, .map = map};
+    struct q4_tile t = {.m = m, .row = row, .codes_ahead = (const char *)q->codes + behind / 2};
     EACH (o, w_rows)
         t.w[o] = (w_first + ((size_t)o < w_left ? (size_t)o : w_left - 1)) * cols;
     if (b->block == Q4_CHUNK) {
@@ -256,7 +255,7 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
     const unsigned char *codes[Q4_W];
     float buffer[Q4_W][Q4_RUN];
     EACH (o, w_rows) {
-        absmax[o] = q4_absmax(buffer[o], q->blocks, t->map, t->w[o] + k, chunks);
+        absmax[o] = q4_absmax(buffer[o], q->blocks, q->map, t->w[o] + k, chunks);
         codes[o] = q->codes + (t->w[o] + k) / 2;
     }
     const size_t absmax_stride = absmax[0] == buffer[0] ? Q4_RUN : cols / Q4_CHUNK;
@@ -287,12 +286,12 @@ INLINE void q4_run(struct q4_lanes *l, const struct q4_tile *t, const struct q4 
 
 /* Rows [row, row + rows) of x by w_rows rows of w from group g on; rows behind the last one repeat
  * it. */
-INLINE void q4_rows(const struct matmul *m, const struct q4 *q, const struct q4_map *map,
-                    size_t row, const int rows, const int w_rows, size_t g, const enum q4_form form)
+INLINE void q4_rows(const struct matmul *m, const struct q4 *q, size_t row, const int rows,
+                    const int w_rows, size_t g, const enum q4_form form)
 {
     const size_t w_first = g * MATMUL_W, w_left = (size_t)m->w->rows - w_first;
     const size_t chunks = (size_t)m->w->cols / Q4_CHUNK;
-    const struct q4_tile t = q4_tile_of(m, q, map, row, w_rows, w_first);
+    const struct q4_tile t = q4_tile_of(m, q, row, w_rows, w_first);
     struct q4_lanes l;
     EACH (r, rows)
         EACH (o, w_rows)
@@ -311,28 +310,29 @@ INLINE void q4_rows(const struct matmul *m, const struct q4 *q, const struct q4_
 
 INLINE void q4_groups(const struct matmul *m, size_t begin, size_t end, const enum q4_form form)
 {
-    const struct q4 q = q4_of(m->w, form);
+    struct q4 q = q4_of(m->w, form);
     const size_t n = (size_t)m->n;
     struct q4_map map;
+    q.map = &map;
     if (q.blocks->absmax == NULL)
         q4_split_map(&map, q.blocks->nested_map);
     size_t g = begin;
     for (; n <= Q4_FEW && g + 2 <= end && g * MATMUL_W + Q4_W <= (size_t)m->w->rows; g += 2) {
         if (n == 1)
-            q4_rows(m, &q, &map, 0, 1, Q4_W, g, form);
+            q4_rows(m, &q, 0, 1, Q4_W, g, form);
         else
-            q4_rows(m, &q, &map, 0, 2, Q4_W, g, form);
+            q4_rows(m, &q, 0, 2, Q4_W, g, form);
     }
     for (; g < end; g++) {
         size_t row = 0;
         for (; row + Q4_X <= n; row += Q4_X)
-            q4_rows(m, &q, &map, row, Q4_X, MATMUL_W, g, form);
+            q4_rows(m, &q, row, Q4_X, MATMUL_W, g, form);
         if (n - row == 3)
-            q4_rows(m, &q, &map, row, 3, MATMUL_W, g, form);
+            q4_rows(m, &q, row, 3, MATMUL_W, g, form);
         else if (n - row == 2)
-            q4_rows(m, &q, &map, row, 2, MATMUL_W, g, form);
+            q4_rows(m, &q, row, 2, MATMUL_W, g, form);
         else if (n - row == 1)
-            q4_rows(m, &q, &map, row, 1, MATMUL_W, g, form);
+            q4_rows(m, &q, row, 1, MATMUL_W, g, form);
     }
 }
 

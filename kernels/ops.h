@@ -127,6 +127,8 @@ enum mll_status exec_open_cuda(struct mll_exec **ex, const struct exec_cuda_opti
 /* How many GPUs exec_open_cuda could be asked for; 0 where the machine has none or the build no
  * CUDA, -1 where there is a driver that cannot be used. */
 int exec_cuda_devices(void);
+/* The number behind "cuda:", 0 of "cuda", -1 of anything else. */
+int exec_cuda_index(const char *device);
 
 /* The architectures that this build has code for, "70 80 89 89-virtual"; "" without CUDA. */
 const char *exec_cuda_architectures(void);

@@ -514,8 +514,8 @@ static enum mll_status read_lists(struct lists *l, const struct args *a, struct 
     MLL_TRY(bench_threads(&l->threads, &l->n_threads, a, err));
     if (a->batch)
         MLL_TRY(bench_list(&l->batches, &l->n_batches, "batch", a->batch, 1, MOST_BATCH, err));
-    if (!a->prompt_gen && !a->image_tiles && !a->load && l->n_prompts == 1 && l->prompts[0] == 0 &&
-        l->n_tokens == 1 && l->tokens[0] == 0)
+    if (!a->prompt_gen && !a->image_tiles && !a->load && largest(l->prompts, l->n_prompts) == 0 &&
+        largest(l->tokens, l->n_tokens) == 0)
         return mll_fail(err, MLL_ERR_USAGE, "nothing to measure: no prompt, no tokens, no image");
     if (!a->prompt_gen)
         return MLL_OK;

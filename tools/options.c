@@ -2,6 +2,8 @@
  * table: help, man page, completion words. */
 #include "option_table.h"
 
+#include "ops.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -65,12 +67,6 @@ static bool parse_bytes(uint64_t *out, const char *value)
     return errno == 0 && *end == 0 && (*out >> shift) == v;
 }
 
-static bool is_device(const char *value)
-{
-    size_t digits = strncmp(value, "cuda:", 5) == 0 ? strspn(value + 5, "0123456789") : 0;
-    return is_choice("auto|cpu|cuda", value) || (digits > 0 && value[5 + digits] == 0);
-}
-
 static bool parse_flag(bool *out, const char *value)
 {
     *out = is_choice("1|true|yes|on", value);
@@ -119,7 +115,7 @@ static bool store(struct args *args, const struct option_row *row, const char *v
         return parse_bytes(at, value);
     case OPT_DEVICE:
         *(const char **)at = value;
-        return is_device(value);
+        return is_choice("auto|cpu", value) || exec_cuda_index(value) >= 0;
     }
     return false;
 }

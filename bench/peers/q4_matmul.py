@@ -19,6 +19,8 @@ import time
 
 import torch
 
+from peer_tools import table
+
 clock = time.perf_counter
 SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336)]
 COUNT = 6
@@ -155,14 +157,6 @@ def products(ours, bnb, llama, n, rows, cols):
     return rounds
 
 
-def line(cells):
-    return "| " + " | ".join(cells) + " |"
-
-
-def heading(names):
-    return [line(names), "|" + "---|" * len(names)]
-
-
 def measure(rounds, repetitions):
     """Medians of every entry, the entries run in turn."""
     seen = {name: [] for name in rounds}
@@ -190,26 +184,27 @@ def main():
         llama = None
     lines = [f"{threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, median of {repetitions} "
              f"rounds of {COUNT} matrices.", "", "Decode, one row: GB/s of weight bytes.", ""]
-    lines += heading(["out x in", "memory read", *BITS, "nf4 of read", "nf4, int8 dot of read"])
+    decode, prefill = [], []
     for rows, cols in SHAPES:
         rounds = {"read": lambda: ours.ask("read")[0]} | products(ours, bnb, llama, 1, rows, cols)
         m = measure(rounds, repetitions)
         rate = {name: COUNT * rows * cols * bits / 8e9 / m[name] if name in m else 0 for name, bits in BITS.items()}
         shares = [rate[name] / m["read"] for name in ("nf4", "nf4, int8 dot")]
-        lines.append(line([f"{rows} x {cols}", *(f"{v:.1f}" for v in [m["read"], *rate.values()]),
-                           *(f"{v:.2f}" for v in shares)]))
-        print(lines[-1], flush=True)
+        decode.append([f"{rows} x {cols}", *(f"{v:.1f}" for v in [m["read"], *rate.values()]),
+                       *(f"{v:.2f}" for v in shares)])
+        print(decode[-1], flush=True)
     torches = {"torch f32": torch.float32, "torch bf16": torch.bfloat16}
     names = [name for name in BITS if name != "int8"]
-    lines += ["", "Prefill: GFLOP/s.", ""] + heading(["rows", "out x in", *names, *torches])
     for n in (128, 512):
         rows, cols = SHAPES[0]
         rounds = products(ours, bnb, llama, n, rows, cols)
         rounds |= {name: lambda t=t: torch_time(t, n, rows, cols) for name, t in torches.items()}
         m = measure(rounds, max(3, repetitions // 3))
         flops = [2e-9 * COUNT * n * rows * cols / m[name] if name in m else 0 for name in [*names, *torches]]
-        lines.append(line([str(n), f"{rows} x {cols}", *(f"{v:.0f}" for v in flops)]))
-        print(lines[-1], flush=True)
+        prefill.append([str(n), f"{rows} x {cols}", *(f"{v:.0f}" for v in flops)])
+        print(prefill[-1], flush=True)
+    lines += table(["out x in", "memory read", *BITS, "nf4 of read", "nf4, int8 dot of read"], decode, 1)
+    lines += ["", "Prefill: GFLOP/s.", ""] + table(["rows", "out x in", *names, *torches], prefill)
     out.write_text("\n".join(lines) + "\n")
 
 
